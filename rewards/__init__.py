@@ -1,0 +1,1 @@
+"""Tasks and scoring, in text. Knows neither torch nor Ray."""

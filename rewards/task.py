@@ -1,0 +1,104 @@
+"""The values that flow in text: a message, a task with its content hash, and the train / held-out split by that hash.
+
+Token ids never appear here; `rl/chat.py` is the border. Task generators and data loaders build tasks, rewards read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Effort(StrEnum):
+    """How long a model may think before it answers."""
+
+    NONE = "none"
+    HIGH = "high"
+    MAX = "max"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    >>> Message(Role.ASSISTANT, content="5", reasoning="2+3=5").reasoning
+    '2+3=5'
+    """
+
+    role: Role
+    content: str
+    reasoning: str | None = None  # what an assistant thought before `content`; None where it did not think
+
+    def as_dict(self) -> dict[str, str]:
+        """The shape that chat templates read."""
+        out = {"role": self.role.value, "content": self.content}
+        if self.reasoning is not None:
+            out["reasoning_content"] = self.reasoning
+        return out
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem: what the model is shown, and what scoring needs.
+
+    `data` holds any further columns of the data set for rewards to read; it must be plain JSON values.
+    Two tasks that show the model the same messages have the same `content_hash`, whatever their ids.
+
+    >>> task = Task("add/7", "math", (Message(Role.USER, "2+3"),), answer="5")
+    >>> task.content_hash == Task("other", "math", (Message(Role.USER, "2+3"),), answer="5").content_hash
+    True
+    """
+
+    id: str
+    domain: str
+    messages: tuple[Message, ...]
+    answer: str | None = None
+    kind: str = ""  # the kind of problem inside the domain ("add", "gcd"); evaluation reports each kind
+    effort: Effort = Effort.HIGH
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hex digest of everything the model is shown: messages and effort."""
+        shown = {"messages": [m.as_dict() for m in self.messages], "effort": self.effort.value}
+        canonical = json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+    @property
+    def prompt(self) -> str:
+        """The last user message, for display."""
+        return next((m.content for m in reversed(self.messages) if m.role is Role.USER), "")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A task with an answer worth imitating; `style` says which mixture it belongs to ("careful", "sloppy", ...)."""
+
+    task: Task
+    response: Message
+    style: str = "careful"
+
+
+def is_held_out(task: Task, share: float) -> bool:
+    """Whether the task belongs to the held-out side, decided by its content hash alone.
+
+    The same task falls on the same side in every run, on every machine, whatever the seed and the order of the data.
+    """
+    return int(task.content_hash[:13], 16) / 16**13 < share
+
+
+def data_hash(tasks: Iterable[Task]) -> str:
+    """One hash for a set of tasks, independent of their order; a manifest records it."""
+    return hashlib.sha256("".join(sorted(t.content_hash for t in tasks)).encode()).hexdigest()[:32]

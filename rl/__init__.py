@@ -1,0 +1,1 @@
+"""Tokens, policy, engines, rollouts and training. torch is imported from this package upwards."""
