@@ -1,0 +1,132 @@
+"""Settings of models, optimizers, sampling, GRPO, engines and the runtime, as frozen dataclasses.
+
+Each is written once: a recipe's schema is made of these classes, and the code below the recipe reads the same objects.
+No torch here, so that a recipe can be checked without it. Bounds are `annotated_types`, which the recipe border enforces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+PositiveInt = Annotated[int, Gt(0)]
+CountInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+
+FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic at the recipe's border: unknown keys are errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """A model made from a config with random weights, and a tokenizer trained on the recipe's own data."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    architecture: str = "qwen3"  # any transformers model type with a causal LM head
+    config: Mapping[str, Any] = field(default_factory=dict)  # the architecture's own config fields
+    tokenizer_vocab_size: PositiveInt = 512  # upper bound; training stops early when the data has no more merges
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the weights come from: exactly one of `path` and `init`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    path: str | None = None  # hub id, local folder, or a previous run's folder
+    init: InitConfig | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"  # products in bfloat16 run under autocast; master weights stay fp32
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """One optimizer and its learning-rate schedule.
+
+    `muon` applies the hybrid Newton-Schulz update to hidden 2-D weights and AdamW to embeddings, output head, norms and
+    other 1-D parameters. Defaults are the published ones, except `lr`, which every recipe should state.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    name: Literal["muon", "adamw"] = "muon"
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: CountInt = 0
+    min_lr_share: Share = 0.0  # the schedule's last learning rate as a share of `lr`
+    weight_decay: Annotated[float, Ge(0)] = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)  # AdamW
+    eps: PositiveFloat = 1e-20  # AdamW
+    momentum: Share = 0.95  # Muon
+    newton_schulz: Literal["hybrid", "quintic"] = "hybrid"  # "quintic" is torch.optim.Muon: one polynomial, 5 steps
+    max_grad_norm: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How completions are drawn. `temperature: 0` is greedy; `top_p: 1` and `top_k: 0` cut nothing."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    max_tokens: PositiveInt = 256  # of one completion
+    temperature: Annotated[float, Ge(0)] = 1.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    top_k: CountInt = 0
+    stop: tuple[str, ...] = ()  # further stop strings; the model's end-of-turn token always stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """One GRPO stage. The objective is DeepSeek-V3.2's (arXiv 2512.02556, equations 5 to 9); `rl/losses/grpo.py` has it."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    kind: Literal["grpo"] = "grpo"
+    name: str = "grpo"
+    steps: PositiveInt = 40  # optimizer updates
+    num_prompts: PositiveInt = 16  # prompts a step
+    group_size: Annotated[int, Ge(2)] = 8  # completions of one prompt
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    clip: PositiveFloat = 0.2  # epsilon
+    kl_coef: Annotated[float, Ge(0)] = 0.0  # beta; 0 keeps no reference model
+    reference_refresh_steps: PositiveInt = 400
+    off_policy_threshold: PositiveFloat | None = 0.5  # delta of the off-policy sequence mask; null switches it off
+    max_failed_share: Share = 0.25  # the run stops when more rollouts of a step than this could not be scored
+    optimizer: OptimizerConfig | None = None  # null: the recipe's
+    microbatch_tokens: PositiveInt = 8192
+    eval_every: CountInt = 0  # steps; 0: only before and after
+    save_every: CountInt = 0  # steps; 0: only at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """The rollout engine. `engine: torch` is short for `engine: {name: torch}`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    name: Literal["torch"] = "torch"
+    max_batch_size: PositiveInt = 128  # requests decoded together
+    max_seq_len: PositiveInt = 2048  # prompt and completion
+    deterministic: bool = False  # fixed shapes: the same request gives the same tokens whatever else is in the batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where the workers run. `runtime: inline` is short for `runtime: {mode: inline}`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    mode: Literal["ray", "inline"] = "ray"
+    num_rollout_workers: PositiveInt = 1
+    num_reward_workers: PositiveInt = 1
+    num_threads: PositiveInt | None = None  # of each worker's tensor operations; null: the machine's cores
+    timeout_s: PositiveFloat = 600.0  # the longest wait for any single answer of a worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Held-out evaluation."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    num_tasks: PositiveInt = 300
+    num_tasks_during: PositiveInt = 100  # of the evaluations between the steps of a stage
+    num_samples: PositiveInt = 1  # completions a task; more than one reports pass@k
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))

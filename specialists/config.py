@@ -1,0 +1,65 @@
+"""Settings of a specialist's data and of its supervised stages; no torch here (see rl/config.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rl.config import FORBID_EXTRA, CountInt, OptimizerConfig, PositiveFloat, PositiveInt, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Which columns of a data set hold what. Either `prompt` (text) or `messages` (a list of role and content)."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    prompt: str = "prompt"
+    messages: str | None = None
+    answer: str = "answer"
+    response: str | None = None  # a worked answer to imitate; needed by SFT
+    reasoning: str | None = None  # the thinking that precedes `response`
+    kind: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of tasks: a `generator` or a `dataset`."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    generator: str | None = None  # "arithmetic", or "reasoning_gym/NAME" for any generator of that package
+    options: Mapping[str, Any] = field(default_factory=dict)  # the generator's own settings
+    dataset: str | None = None  # hub id, a local folder, a .jsonl or a .parquet file
+    subset: str | None = None  # a hub data set's configuration name
+    split: str = "train"
+    eval_split: str | None = None  # tasks of this split are held out as they are; null: split by content hash
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    weight: PositiveFloat = 1.0  # share of this source among the sources, before normalising
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Tasks to train on and tasks held out; the two never overlap (they are split by content hash)."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    sources: tuple[SourceConfig, ...]
+    num_train: PositiveInt = 4000  # at most; generators make this many
+    num_eval: PositiveInt = 300
+    held_out_share: Share = 0.1  # of the space of tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """One supervised stage, on the demonstrations of the training tasks."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    kind: Literal["sft"]
+    name: str = "sft"
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 32
+    mixture: Mapping[str, PositiveFloat] = field(default_factory=dict)  # share of each style; empty: the data as it is
+    max_length: PositiveInt = 1024  # tokens; a longer demonstration is an error, never cut
+    optimizer: OptimizerConfig | None = None  # null: the recipe's
+    logging_steps: PositiveInt = 10
+    evaluate: bool = True  # held-out accuracy after this stage
+    save_every: CountInt = 0
