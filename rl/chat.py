@@ -1,0 +1,91 @@
+"""The only border between messages and token ids: prompts and demonstrations in, completions out.
+
+Works with any tokenizer that has a chat template. Text is encoded once, before sampling; what the model sampled is never
+re-tokenised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rewards.errors import UserError
+from rewards.task import Demonstration, Effort, Message, Role
+from rl.tokenizer import END_THINK, THINK
+
+
+@dataclass(frozen=True)
+class EncodedDemonstration:
+    """Token ids of a demonstration; `loss_mask` is 1 on the assistant's own tokens (its end-of-turn token included)."""
+
+    token_ids: list[int]
+    loss_mask: list[int]
+
+
+class ChatFormat:
+    """Encodes conversations with a tokenizer's own chat template.
+
+    >>> chat = ChatFormat(load_tokenizer("runs/quickstart/checkpoints/last"))            # doctest: +SKIP
+    >>> chat.prompt_ids([Message(Role.USER, "2+3")])                                      # doctest: +SKIP
+    [0, 2, 18, 267, 19, 3, 4]
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, stop_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids) | {int(tokenizer.eos_token_id)}
+
+    def prompt_ids(self, messages: Sequence[Message], effort: Effort = Effort.HIGH) -> list[int]:
+        """The ids that the model continues with its answer."""
+        return self._encode(self._render(messages, effort, add_generation_prompt=True))
+
+    def demonstration(self, demonstration: Demonstration) -> EncodedDemonstration:
+        """Prompt and response. The response must continue the prompt that the model will see, which is checked."""
+        task = demonstration.task
+        prompt = self._render(task.messages, task.effort, add_generation_prompt=True)
+        whole = self._render((*task.messages, demonstration.response), task.effort, add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise UserError(
+                f"task {task.id}: the chat template renders the answered conversation differently from the prompt, so the "
+                f"model would be trained on another text than it is asked with.\n prompt: {prompt[-80:]!r}\n answered: "
+                f"{whole[max(0, len(prompt) - 80) : len(prompt) + 20]!r}\n Give the demonstration a reasoning if the template "
+                "opens a thinking block, or use effort none."
+            )
+        prompt_ids, response_ids = self._encode(prompt), self._encode(whole[len(prompt) :])
+        return EncodedDemonstration(prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids))
+
+    def completion_text(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> str:
+        """What the model wrote, as rewards and people read it.
+
+        The end-of-turn token is left out. Where the prompt itself opened the thinking, `<think>` is put back in front, so
+        that a reader can tell thinking from answer.
+        """
+        ids = list(completion_ids)
+        if ids and ids[-1] in self.stop_ids:
+            ids.pop()
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        tail = str(self.tokenizer.decode(list(prompt_ids)[-8:], skip_special_tokens=False)).rstrip()
+        return THINK + text if tail.endswith(THINK) else text
+
+    def parse(self, completion_text: str) -> Message:
+        """Splits a completion into reasoning and answer; never raises. An unclosed thought is all reasoning."""
+        if END_THINK in completion_text:
+            reasoning, _, content = completion_text.rpartition(END_THINK)
+            return Message(Role.ASSISTANT, content.strip(), reasoning.replace(THINK, "").strip())
+        if completion_text.lstrip().startswith(THINK):
+            return Message(Role.ASSISTANT, "", completion_text.replace(THINK, "").strip())
+        return Message(Role.ASSISTANT, completion_text.strip())
+
+    def _render(self, messages: Sequence[Message], effort: Effort, *, add_generation_prompt: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                [m.as_dict() for m in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=effort is not Effort.NONE,
+            )
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,259 @@
+"""The decoding loop of the torch engine, without threads: admit waiting requests, run one step, hand out what is new.
+
+`step()` is schedule -> run -> postprocess. Rows 0..n-1 of the KV cache are the active requests; when one ends, the next
+waiting request or the last row takes its place, so that a batch has no holes. `rl/engine/torch_engine.py` drives it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.config import EngineConfig, SamplingConfig
+from rl.engine.kv_native import NativeKV
+from rl.engine.kv_slots import SlotKV
+from rl.engine.protocol import GenerateRequest, SavedKV, TokenChunk
+from rl.engine.sampling import draw
+from rl.policy import Policy
+from rl.rng import uniforms
+from rl.trajectory import FinishReason
+
+PREFILL_TOKENS = 4096  # of one padded prefill call
+
+
+@dataclass
+class Sequence_:
+    """A request in the engine: all its tokens, those still to be forced, and sampled ones not handed out yet."""
+
+    request: GenerateRequest
+    token_ids: list[int]  # prompt, then everything after it
+    forced: deque[int] = field(default_factory=deque)
+    turn_start: int = 0  # index in token_ids of this turn's first sampled token
+    fresh: list[tuple[int, float, int, NDArray[np.int32] | None]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    parked: Any = None  # cache of a kept request between its turns
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        return self.request.sampling
+
+
+class EngineCore:
+    """Not thread-safe: one thread calls everything."""
+
+    def __init__(self, policy: Policy, config: EngineConfig, kv: SlotKV | NativeKV) -> None:
+        self.policy, self.config, self.kv = policy, config, kv
+        self.policy_version = 0
+        self.num_prefill_tokens = 0
+        self.waiting: deque[Sequence_] = deque()
+        self.active: list[Sequence_] = []
+        self.kept: dict[str, Sequence_] = {}
+        self._restored: dict[tuple[int, ...], SavedKV] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.active)
+
+    # ---- requests
+
+    def add(self, request: GenerateRequest) -> None:
+        room = self.config.max_seq_len - len(request.prompt_ids) - len(request.generated_ids)
+        if not len(request.prompt_ids) or room <= 0:
+            raise ValueError(
+                f"request {request.request_id}: got {len(request.prompt_ids)} prompt tokens; allowed: 1 to "
+                f"{self.config.max_seq_len - 1} (engine.max_seq_len leaves room for the completion)"
+            )
+        sequence = Sequence_(request, list(request.prompt_ids), turn_start=len(request.prompt_ids))
+        sequence.forced.extend(request.generated_ids)
+        self.waiting.append(sequence)
+
+    def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
+        """Appends forced tokens to a kept request and puts it back into the batch."""
+        sequence = self.kept.pop(request_id)
+        sequence.forced.extend(forced_ids)
+        sequence.turn_start = len(sequence.token_ids) + len(forced_ids)
+        sequence.finish_reason = None
+        self.waiting.append(sequence)
+
+    def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
+        """Removes a request wherever it is; its last chunk says ABORTED and holds what had not been handed out."""
+        self.kept.pop(request_id, None)
+        for sequence in [*self.waiting, *self.active]:
+            if sequence.request.request_id == request_id:
+                sequence.finish_reason = FinishReason.ABORTED
+                if sequence in self.waiting:
+                    self.waiting.remove(sequence)
+                else:
+                    self._leave(self.active.index(sequence))
+                return [(request_id, _chunk(sequence))]
+        return []
+
+    # ---- one step
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[str, TokenChunk]]:
+        """Admits what fits, decodes one token for every active row, and returns the chunks that are due."""
+        self.policy.model.eval()
+        newly = self._admit()
+        if not newly and self.active:
+            logits = self.kv.decode([s.token_ids[-1] for s in self.active], [len(s.token_ids) - 1 for s in self.active])
+            self._append(self.active, logits)
+        return self._collect()
+
+    def _admit(self) -> bool:
+        """Moves waiting requests into free rows, one prefill for each distinct prompt. True when any came in."""
+        free = self.config.max_batch_size - len(self.active)
+        prompts: dict[tuple[int, ...], list[Sequence_]] = {}
+        budget = PREFILL_TOKENS
+        while self.waiting and free > 0:
+            sequence = self.waiting[0]
+            if sequence.parked is not None or self._adopt_restored(sequence):
+                self._readmit(self.waiting.popleft())
+            else:
+                prefix = self._prefix(sequence)
+                if prefix not in prompts:
+                    budget -= len(prefix)
+                    if budget < 0 and prompts:
+                        break
+                prompts.setdefault(prefix, []).append(self.waiting.popleft())
+            free -= 1
+        if prompts:
+            self._prefill(prompts)
+        return bool(prompts)
+
+    def _prefix(self, sequence: Sequence_) -> tuple[int, ...]:
+        """What to prefill: the prompt, and the tokens of an interrupted turn too where shapes do not matter.
+
+        With fixed shapes those tokens are decoded again one by one, as they were the first time, to give the same bits.
+        """
+        if sequence.forced and not self.config.deterministic:
+            return (*sequence.token_ids, *sequence.forced)
+        return tuple(sequence.token_ids)
+
+    def _prefill(self, prompts: Mapping[tuple[int, ...], list[Sequence_]]) -> None:
+        self.num_prefill_tokens += sum(map(len, prompts))
+        logits, caches = self.kv.prefill(list(prompts))
+        owners, rows = [], []
+        for row, (prefix, members) in enumerate(prompts.items()):
+            slots = range(len(self.active), len(self.active) + len(members))
+            self.kv.place(slots, caches[row])  # type: ignore[arg-type]
+            for sequence in members:
+                consumed = len(prefix) - len(sequence.token_ids)
+                sequence.token_ids.extend(sequence.forced.popleft() for _ in range(consumed))
+                self.active.append(sequence)
+                owners.append(sequence)
+                rows.append(row)
+        self._append(owners, logits[rows])
+
+    def _adopt_restored(self, sequence: Sequence_) -> bool:
+        """Gives a new request the cache that was handed back for the beginning of its tokens, if there is one."""
+        tokens = (*sequence.token_ids, *sequence.forced)
+        for known in self._restored:
+            if tokens[: len(known)] == known and len(known) >= len(sequence.token_ids):
+                sequence.parked = self._restored.pop(known).cache
+                sequence.token_ids = list(known)
+                sequence.forced = deque(tokens[len(known) :])
+                return True
+        return False
+
+    def _readmit(self, sequence: Sequence_) -> None:
+        """A kept or restored request: its cache exists, and its newest token has not been fed yet."""
+        self.kv.place([len(self.active)], sequence.parked)
+        sequence.parked = None
+        self.active.append(sequence)
+
+    def _append(self, sequences: Sequence[Sequence_], logits_BV: Tensor) -> None:
+        """Gives each sequence its next token: a forced one if any is due, else a draw."""
+        positions = np.array([len(s.token_ids) for s in sequences], np.uint64)
+        keys = np.array([s.request.rollout_key for s in sequences], np.uint64)
+        seeds = {s.request.seed_key for s in sequences}
+        draws_u = np.zeros(len(sequences))
+        for seed in seeds:
+            mine = np.array([s.request.seed_key == seed for s in sequences])
+            draws_u[mine] = uniforms(seed, keys[mine], positions[mine])
+        draws = draw(logits_BV, [s.sampling for s in sequences], draws_u)
+        for i, sequence in enumerate(sequences):
+            if sequence.forced:
+                sequence.token_ids.append(sequence.forced.popleft())
+                continue
+            token = int(draws.token_ids[i])
+            sequence.token_ids.append(token)
+            sequence.fresh.append((token, float(draws.logprobs[i]), self.policy_version, draws.kept[i]))
+            sequence.finish_reason = self._finish_reason(sequence, token)
+
+    def _finish_reason(self, sequence: Sequence_, token: int) -> FinishReason | None:
+        if token in sequence.request.stop_ids or self._at_stop_string(sequence):
+            return FinishReason.STOP
+        if len(sequence.token_ids) - sequence.turn_start >= sequence.sampling.max_tokens:
+            return FinishReason.LENGTH
+        if len(sequence.token_ids) >= self.config.max_seq_len:
+            return FinishReason.CONTEXT
+        return None
+
+    def _at_stop_string(self, sequence: Sequence_) -> bool:
+        if not sequence.sampling.stop:
+            return False
+        longest = max(len(s.encode()) for s in sequence.sampling.stop)
+        tail = sequence.token_ids[max(sequence.turn_start, len(sequence.token_ids) - longest - 1) :]
+        text = str(self.policy.tokenizer.decode(tail))
+        return any(stop in text for stop in sequence.sampling.stop)
+
+    def _collect(self) -> list[tuple[str, TokenChunk]]:
+        """Chunks of finished requests and of those that reached their stream interval; finished rows leave the batch."""
+        out = []
+        for row in reversed(range(len(self.active))):
+            sequence = self.active[row]
+            if sequence.finish_reason is not None or len(sequence.fresh) >= sequence.request.stream_interval:
+                out.append((sequence.request.request_id, _chunk(sequence)))
+            if sequence.finish_reason is not None:
+                if sequence.request.keep:
+                    sequence.parked = self.kv.take(row, len(sequence.token_ids) - 1)
+                    self.kept[sequence.request.request_id] = sequence
+                self._leave(row)
+        return out
+
+    def _leave(self, row: int) -> None:
+        """Takes a row out of the batch; the last row moves into its place."""
+        last = len(self.active) - 1
+        if row != last:
+            self.active[row] = self.active[last]
+            self.kv.move(last, row, len(self.active[row].token_ids))
+        self.active.pop()
+
+    # ---- caches and weights
+
+    def save_kv(self, request_id: str) -> SavedKV:
+        sequence = self.kept.get(request_id)
+        if sequence is not None:
+            cache = sequence.parked
+        else:
+            row = next(i for i, s in enumerate(self.active) if s.request.request_id == request_id)
+            sequence, cache = self.active[row], self.kv.take(row, len(self.active[row].token_ids) - 1)
+        return SavedKV(tuple(sequence.token_ids), self.policy_version, cache)
+
+    def restore_kv(self, saved: SavedKV) -> None:
+        self._restored[saved.token_ids] = saved
+
+    def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
+        self.policy.load_weights(weights)
+        self.policy_version = version
+        self._restored.clear()
+
+
+def _chunk(sequence: Sequence_) -> TokenChunk:
+    """What the sequence sampled since its last chunk."""
+    fresh, sequence.fresh = sequence.fresh, []
+    return TokenChunk(
+        token_ids=np.array([f[0] for f in fresh], np.int32),
+        logprobs=np.array([f[1] for f in fresh], np.float32),
+        policy_version=np.array([f[2] for f in fresh], np.int32),
+        kept=[f[3] for f in fresh],
+        finish_reason=sequence.finish_reason,
+    )

@@ -1,0 +1,131 @@
+"""Does the same request get the same bits whatever shares its batch? Measured on the actual model, never assumed.
+
+Also chooses the KV cache that a model can be served with. Called once when an engine starts, and by `polymath doctor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewards.errors import UserError
+from rl.config import EngineConfig
+from rl.engine.kv_native import NativeKV
+from rl.engine.kv_slots import SlotKV
+from rl.policy import Policy
+
+PROMPT, STEPS = 7, 6  # tokens prefilled and decoded by the probes
+BATCHES = (1, 3, 64)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`invariant`: bitwise equality held in every comparison; `detail` names the first that failed, with its size."""
+
+    invariant: bool
+    detail: str
+
+
+def choose_kv(policy: Policy, config: EngineConfig) -> SlotKV | NativeKV:
+    """The batched cache where decoding through it gives the model's own logits, else the model's native cache."""
+    slots = SlotKV(policy, config.max_batch_size, fixed_shapes=config.deterministic)
+    tokens = _tokens(policy, 2, 32)
+    try:
+        error = _decode_error(policy, slots, tokens)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError):
+        error = float("inf")  # an architecture that this cache cannot hold
+    tolerance = 0.25 if policy.dtype is torch.bfloat16 else 1e-3
+    if error <= tolerance:
+        return slots
+    native = NativeKV(policy, config.max_batch_size)
+    error = _decode_error(policy, native, tokens)
+    if error <= tolerance:
+        return native
+    raise UserError(
+        f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward (largest difference {error:.3g})"
+    )
+
+
+@torch.inference_mode()
+def probe(policy: Policy, config: EngineConfig) -> Verdict:
+    """Compares logits bit for bit: one request alone against batches of 3 and 64, padded, and prefilled against decoded.
+
+    With `config.deterministic`, prefill against decode is not compared: an interrupted turn is then decoded again token by
+    token, so the two never have to agree.
+    """
+    policy.model.eval()
+    batches = [n for n in BATCHES if n <= max(1, config.max_batch_size)]
+    tokens = _tokens(policy, max(batches), PROMPT + STEPS)
+    alone = _trace(policy, config, tokens[:1], [PROMPT])
+    for n in batches[1:]:
+        lengths = [PROMPT] + [PROMPT - 1 - i % 3 for i in range(n - 1)]
+        got = _trace(policy, config, tokens[:n], lengths)
+        difference = _difference(alone, got)
+        if difference:
+            return Verdict(False, f"batch of {n} against 1: largest difference {difference:.2g}")
+        difference = _difference(
+            alone, _trace(policy, config, np.roll(tokens[:n], 1, axis=0), [*lengths[-1:], *lengths[:-1]], row=1)
+        )
+        if difference:
+            return Verdict(False, f"another row of a batch of {n}: largest difference {difference:.2g}")
+    if not config.deterministic:
+        kv = SlotKV(policy, 1, fixed_shapes=False)
+        prefilled = torch.stack([kv.prefill([tokens[0, : PROMPT + i].tolist()])[0][0] for i in range(STEPS + 1)])
+        difference = _difference(alone, prefilled)
+        if difference:
+            return Verdict(False, f"prefill against decode: largest difference {difference:.2g}")
+    how = "fixed shapes" if config.deterministic else "probed"
+    return Verdict(True, f"{how}: bitwise equal over batches of {', '.join(map(str, batches))}")
+
+
+def _tokens(policy: Policy, rows: int, length: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    vocab_size = policy.model.config.get_text_config().vocab_size
+    return np.random.default_rng(0).integers(0, vocab_size, (rows, length))
+
+
+def _trace(
+    policy: Policy,
+    config: EngineConfig,
+    tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]],
+    lengths: Sequence[int],
+    row: int = 0,
+) -> Tensor:
+    """Logits [STEPS + 1, V] of one row while the whole batch is prefilled and then decoded together."""
+    kv = SlotKV(policy, config.max_batch_size, fixed_shapes=config.deterministic)
+    logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
+    for slot, cache in enumerate(caches):
+        kv.place([slot], cache)
+    trace = [logits[row]]
+    for step in range(STEPS):
+        places = [n + step for n in lengths]
+        trace.append(kv.decode([int(t[p]) for t, p in zip(tokens, places, strict=True)], places)[row])
+    return torch.stack(trace)
+
+
+@torch.inference_mode()
+def _decode_error(
+    policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+) -> float:
+    """Largest difference between logits decoded through the cache, rows at different lengths, and full forwards."""
+    policy.model.eval()
+    lengths = [5, 9]
+    logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
+    for slot, cache in enumerate(caches):
+        kv.place([slot], cache)  # type: ignore[arg-type]
+    got = [logits]
+    steps = tokens.shape[1] - max(lengths)
+    for step in range(steps):
+        places = [n + step for n in lengths]
+        got.append(kv.decode([int(t[p]) for t, p in zip(tokens, places, strict=True)], places))
+    with policy.autocast():
+        full = policy.model(input_ids=torch.from_numpy(tokens).to(policy.device), use_cache=False).logits.float()
+    expected = torch.stack([torch.stack([full[i, n - 1 + s] for i, n in enumerate(lengths)]) for s in range(steps + 1)])
+    return _difference(expected, torch.stack(got))
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

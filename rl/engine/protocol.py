@@ -1,0 +1,114 @@
+"""What every rollout engine offers, whatever runs behind it.
+
+Callers: `rl/rollout.py` (training and evaluation) and chat. Implementations: `rl/engine/torch_engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.config import SamplingConfig
+from rl.trajectory import FinishReason
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; a recipe that needs more is refused when it loads, never served differently in silence."""
+
+    batch_invariant: bool  # the same request gives the same tokens whatever else is in the batch
+    counter_rng: bool  # draws depend on (seed, rollout, position) alone
+    kv_save: bool  # save_kv and restore_kv
+    sampling_mask: bool  # reports what top-p and top-k kept
+    forced_tokens: bool  # extend
+    reason: str = ""  # how batch_invariant was established, or why it does not hold
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One turn of one rollout.
+
+    The draw for the token at absolute position p (prompt included) uses (seed_key, rollout_key, p). To go on with an
+    interrupted turn, put the tokens it had sampled in `generated_ids`: they count towards max_tokens and are not streamed.
+    With `keep` the request stays open after its turn, for `extend`.
+    """
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    sampling: SamplingConfig
+    stop_ids: frozenset[int]
+    seed_key: int
+    rollout_key: int
+    generated_ids: Sequence[int] = ()
+    keep: bool = False
+    stream_interval: int = 32  # tokens per chunk; the last chunk comes at once
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """Newly sampled tokens of one request; n tokens, in order. `finish_reason` is set on a turn's last chunk."""
+
+    token_ids: NDArray[np.int32]  # [n]
+    logprobs: NDArray[np.float32]  # [n], of the distribution actually sampled from
+    policy_version: NDArray[np.int32]  # [n]
+    kept: Sequence[NDArray[np.int32] | None]  # [n], ids that top-p and top-k kept; None where nothing was cut
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class SavedKV:
+    """The KV cache of one request after `token_ids`. `cache` is the engine's own value and can be pickled.
+
+    The torch engine keeps keys and values [heads, tokens - 1, head_dim] per layer (the newest token has not been fed yet).
+    """
+
+    token_ids: tuple[int, ...]
+    policy_version: int
+    cache: Any
+
+
+class Engine(Protocol):
+    """Methods may be called from any asyncio task; pause and abort take effect before the next decoding step."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Streams one turn. Ends after the chunk with a finish reason."""
+        ...
+
+    def extend(self, request_id: str, forced_ids: Sequence[int]) -> AsyncIterator[TokenChunk]:
+        """Appends forced tokens (tool results) to a kept request and streams its next turn. Forced ids are not streamed."""
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """Ends a request; its stream closes with FinishReason.ABORTED. Unknown ids are ignored: it may just have ended."""
+        ...
+
+    async def pause(self) -> None:
+        """Returns when no step is running; requests stay."""
+        ...
+
+    async def resume(self) -> None: ...
+
+    async def save_kv(self, request_id: str) -> SavedKV:
+        """Copies a request's cache at a token boundary. The engine must be paused or the request kept."""
+        ...
+
+    async def restore_kv(self, saved: SavedKV) -> None:
+        """Hands a cache back: the next `generate` whose tokens begin with `saved.token_ids` decodes on instead of prefilling."""
+        ...
+
+    async def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
+        """Replaces the weights between two steps; tokens sampled afterwards carry `version`."""
+        ...
+
+    @property
+    def policy_version(self) -> int: ...
+
+    def close(self) -> None: ...

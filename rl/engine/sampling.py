@@ -1,0 +1,65 @@
+"""Drawing tokens from logits: temperature, top-k, top-p, greedy; one uniform number a token; rows are independent.
+
+Shapes: _B rows, _V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Draws:
+    token_ids: NDArray[np.int32]  # [B]
+    logprobs: NDArray[np.float32]  # [B], of the distribution sampled from (after temperature, top-k and top-p)
+    kept: list[NDArray[np.int32] | None]  # [B], the ids that top-k and top-p left; None where nothing was cut
+
+
+def draw(logits_BV: Tensor, sampling: Sequence[SamplingConfig], uniforms_B: NDArray[np.float64]) -> Draws:
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds the row's uniform number.
+
+    Cuts follow transformers' order: temperature, then top-k, then top-p (the smallest set that reaches top_p). Greedy rows
+    take the largest logit and report its log-probability at temperature 1.
+    """
+    logits_BV = logits_BV.float()
+    temperatures = [s.temperature for s in sampling]
+    if any(t not in (0.0, 1.0) for t in temperatures):
+        logits_BV = logits_BV / torch.tensor([t or 1.0 for t in temperatures], device=logits_BV.device)[:, None]
+    cut_rows = [i for i, s in enumerate(sampling) if s.temperature > 0 and (s.top_p < 1 or s.top_k > 0)]
+    kept: list[NDArray[np.int32] | None] = [None] * len(sampling)
+    if cut_rows:
+        logits_BV = logits_BV.clone()
+        allowed = _allowed(logits_BV[cut_rows], [sampling[i] for i in cut_rows])
+        logits_BV[cut_rows] = logits_BV[cut_rows].masked_fill(~allowed, float("-inf"))
+        for row, mask in zip(cut_rows, allowed.cpu().numpy(), strict=True):
+            kept[row] = np.flatnonzero(mask).astype(np.int32)
+    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
+    cumulative = logprobs_BV.double().exp().cumsum(dim=-1)
+    threshold = torch.from_numpy(uniforms_B).to(cumulative.device)[:, None] * cumulative[:, -1:]
+    token_B = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    greedy = torch.tensor([t == 0 for t in temperatures], device=token_B.device)
+    if bool(greedy.any()):
+        token_B = torch.where(greedy, logits_BV.argmax(dim=-1), token_B)
+    logprob_B = logprobs_BV.gather(-1, token_B[:, None]).squeeze(-1)
+    return Draws(token_B.cpu().numpy().astype(np.int32), logprob_B.cpu().numpy(), kept)
+
+
+def _allowed(logits_BV: Tensor, sampling: Sequence[SamplingConfig]) -> Tensor:
+    """Boolean [B, V]: what top-k, then top-p, keep of each row. Ties are cut by token id, so a row is always the same."""
+    ordered, index = logits_BV.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits_BV.shape[-1], device=logits_BV.device)
+    top_k = torch.tensor([s.top_k or logits_BV.shape[-1] for s in sampling], device=logits_BV.device)[:, None]
+    ordered = ordered.masked_fill(rank >= top_k, float("-inf"))
+    probability = ordered.softmax(dim=-1)
+    before = probability.cumsum(dim=-1) - probability
+    top_p = torch.tensor([s.top_p for s in sampling], device=logits_BV.device)[:, None]
+    keep_sorted = (rank < top_k) & ((before < top_p) | (top_p >= 1))
+    return torch.zeros_like(keep_sorted).scatter(-1, index, keep_sorted)

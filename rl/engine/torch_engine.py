@@ -1,0 +1,219 @@
+"""The embedded rollout engine: any Hugging Face causal LM, continuous batching, in a thread of its own.
+
+Decoding runs in one thread; callers live in asyncio and never block it. Commands (abort, extend, new weights) take effect
+between two steps, so they are answered within one step's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from rl.config import EngineConfig
+from rl.engine.core import EngineCore
+from rl.engine.invariance import choose_kv, probe
+from rl.engine.kv_native import NativeKV
+from rl.engine.protocol import Capabilities, GenerateRequest, SavedKV, TokenChunk
+from rl.policy import Policy
+
+T = TypeVar("T")
+
+
+class EngineStoppedError(RuntimeError):
+    """The engine was closed, or its thread died; the cause is chained."""
+
+
+class TorchEngine:
+    """See rl/engine/protocol.py for what each method promises.
+
+    `timeout_s` bounds how long a stream may wait without the engine making any step.
+    """
+
+    def __init__(self, policy: Policy, config: EngineConfig, *, timeout_s: float = 600.0) -> None:
+        self._config, self._timeout_s = config, timeout_s
+        kv = choose_kv(policy, config)
+        if isinstance(kv, NativeKV):
+            invariant, reason = True, "one sequence a call (the model's own cache)"
+        else:
+            verdict = probe(policy, config)
+            invariant, reason = verdict.invariant, verdict.detail
+        self._capabilities = Capabilities(
+            batch_invariant=invariant,
+            counter_rng=True,
+            kv_save=True,
+            sampling_mask=True,
+            forced_tokens=True,
+            reason=reason,
+        )
+        self._core = EngineCore(policy, config, kv)
+        self._streams: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenChunk | BaseException]]] = {}
+        self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._wake = threading.Condition()
+        self._paused = self._closed = False
+        self._failure: BaseException | None = None
+        self._last_step = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="torch-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def policy_version(self) -> int:
+        return self._core.policy_version
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Prompt tokens computed since the start; a group's shared prompt counts once."""
+        return self._core.num_prefill_tokens
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenChunk]:
+        """Submits at once (not at the first `anext`), so that requests made together enter the batch together."""
+        return self._stream(request.request_id, self._submit(request.request_id, lambda: self._core.add(request)))
+
+    def extend(self, request_id: str, forced_ids: Sequence[int]) -> AsyncIterator[TokenChunk]:
+        return self._stream(request_id, self._submit(request_id, lambda: self._core.extend(request_id, forced_ids)))
+
+    async def abort(self, request_id: str) -> None:
+        def command() -> None:
+            for name, chunk in self._core.abort(request_id):
+                self._deliver(name, chunk)
+
+        await self._command(command)
+
+    async def pause(self) -> None:
+        def command() -> None:
+            self._paused = True
+
+        await self._command(command)
+
+    async def resume(self) -> None:
+        def command() -> None:
+            self._paused = False
+
+        await self._command(command)
+
+    async def save_kv(self, request_id: str) -> SavedKV:
+        return await self._command(lambda: self._core.save_kv(request_id))
+
+    async def restore_kv(self, saved: SavedKV) -> None:
+        await self._command(lambda: self._core.restore_kv(saved))
+
+    async def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
+        await self._command(lambda: self._core.load_weights(version, weights))
+
+    def close(self) -> None:
+        """Stops the thread; open streams end with EngineStoppedError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join(timeout=self._timeout_s)
+
+    # ---- caller's side
+
+    def _submit(self, request_id: str, command: Callable[[], None]) -> asyncio.Queue[TokenChunk | BaseException]:
+        if request_id in self._streams:
+            raise ValueError(f"request {request_id} is already running")
+        queue: asyncio.Queue[TokenChunk | BaseException] = asyncio.Queue()
+        self._streams[request_id] = (asyncio.get_running_loop(), queue)
+        self._post(command).add_done_callback(lambda done: self._refused(request_id, done))
+        return queue
+
+    def _refused(self, request_id: str, done: Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._deliver(request_id, error)
+
+    async def _stream(
+        self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]
+    ) -> AsyncIterator[TokenChunk]:
+        finished = False
+        try:
+            while not finished:
+                item = await self._next(request_id, queue)
+                if isinstance(item, BaseException):
+                    finished = True
+                    raise item
+                finished = item.finish_reason is not None
+                if finished:
+                    self._streams.pop(request_id, None)
+                yield item
+        finally:
+            self._streams.pop(request_id, None)
+            if not finished:  # the reader went away: stop decoding for nobody
+                self._post(lambda: self._core.abort(request_id))
+
+    async def _next(
+        self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]
+    ) -> TokenChunk | BaseException:
+        while True:
+            try:
+                return await asyncio.wait_for(queue.get(), self._timeout_s)
+            except TimeoutError:
+                idle = time.monotonic() - self._last_step
+                if not self._paused and idle >= self._timeout_s:
+                    raise TimeoutError(f"request {request_id}: the engine made no step for {idle:.0f} s") from None
+
+    async def _command(self, command: Callable[[], T]) -> T:
+        return await asyncio.wait_for(asyncio.wrap_future(self._post(command)), self._timeout_s)
+
+    def _post(self, command: Callable[[], T]) -> Future[T]:
+        """Queues a command for the engine's thread; it runs before the next step."""
+        future: Future[T] = Future()
+        with self._wake:
+            if self._closed or self._failure is not None:
+                future.set_exception(EngineStoppedError(f"the engine is not running: {self._failure or 'closed'}"))
+            else:
+                self._commands.append((command, future))
+                self._wake.notify()
+        return future
+
+    # ---- engine's thread
+
+    def _loop(self) -> None:
+        try:
+            while True:
+                with self._wake:
+                    while not self._commands and not self._closed and (self._paused or not self._core.has_work):
+                        self._wake.wait()
+                    if self._closed:
+                        raise EngineStoppedError("the engine was closed")
+                    commands, self._commands = self._commands, []
+                for command, future in commands:
+                    _run(command, future)
+                if not self._paused and self._core.has_work:
+                    for request_id, chunk in self._core.step():
+                        self._deliver(request_id, chunk)
+                    self._last_step = time.monotonic()
+        except BaseException as error:  # noqa: BLE001 - handed to every open stream, which raises it
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._wake:
+            self._failure = error
+            commands, self._commands = self._commands, []
+        for _, future in commands:
+            future.set_exception(EngineStoppedError(str(error)))
+        for request_id in list(self._streams):
+            stopped = EngineStoppedError(f"the engine stopped while request {request_id} was running: {error!r}")
+            stopped.__cause__ = error
+            self._deliver(request_id, stopped)
+
+    def _deliver(self, request_id: str, item: TokenChunk | BaseException) -> None:
+        stream = self._streams.get(request_id)
+        if stream is not None and not stream[0].is_closed():
+            stream[0].call_soon_threadsafe(stream[1].put_nowait, item)
+
+
+def _run(command: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(command())
+    except Exception as error:  # noqa: BLE001 - the caller awaits the future and gets it
+        future.set_exception(error)

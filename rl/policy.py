@@ -1,0 +1,140 @@
+"""A causal language model with its tokenizer, split where training needs it: a body that gives hidden states, and a head.
+
+Loads hub ids, local folders and a run's checkpoints; makes new models from a config; saves in Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rewards.errors import UserError
+from rl.chat import ChatFormat
+from rl.config import InitConfig, ModelConfig
+from rl.head import Head
+from rl.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model being trained or sampled from. `dtype` bfloat16 means products under autocast over float32 weights."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def head(self) -> Head:
+        """The projection as it is now; it shares the model's parameters."""
+        config = self.model.config.get_text_config()
+        projection = self.model.get_output_embeddings()
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+        return Head(
+            projection.weight,
+            getattr(projection, "bias", None),
+            scale,
+            getattr(config, "final_logit_softcapping", None),
+        )
+
+    def hidden_states(self, input_ids: Tensor, **inputs: Any) -> Tensor:
+        """Hidden states after the final norm, float [B, L, D], of int64 token ids [B, L]."""
+        with self.autocast():
+            return torch.as_tensor(self.model.base_model(input_ids=input_ids, **inputs)[0])
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            yield
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters by name, each shared one once, detached and in host memory."""
+        return {name: p.detach().cpu() for name, p in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies every parameter in place; a missing or an extra name is an error before anything is copied."""
+        mine = dict(self.model.named_parameters())
+        if mine.keys() != weights.keys():
+            raise ValueError(f"weights of another model: differing names {sorted(mine.keys() ^ weights.keys())[:4]}")
+        for name, parameter in mine.items():
+            parameter.copy_(weights[name])
+
+    def save(self, folder: Path) -> None:
+        """Weights, config, tokenizer and chat template, as `from_pretrained` reads them."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
+    """Loads a hub id or a local folder in Hugging Face layout; weights are kept in float32."""
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return _wrap(model, tokenizer, config)
+
+
+def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, *, seed: int) -> Policy:
+    """A model with random weights for this tokenizer."""
+    try:
+        settings = {**init.config, "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+        settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        model_config = AutoConfig.for_model(init.architecture, **settings)
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            model_config, attn_implementation=config.attention, dtype=torch.float32
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"model.init: transformers cannot make a {init.architecture!r} from this config: {error}"
+        ) from error
+    return _wrap(model, tokenizer, config)
+
+
+def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Policy:
+    device = best_device()
+    stop_ids = _end_of_turn_ids(model.generation_config)
+    policy = Policy(model.to(device), tokenizer, ChatFormat(tokenizer, stop_ids=stop_ids), getattr(torch, config.dtype))
+    _check_head(policy)
+    return policy
+
+
+def _end_of_turn_ids(generation: GenerationConfig | None) -> Sequence[int]:
+    """The ids that a model folder declares as ends of a turn (some declare several)."""
+    ids = generation.eos_token_id if generation is not None else None
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
+    """Body then head must give the model's own logits; an architecture that does anything else in between is refused."""
+    ids = torch.arange(1, 9, device=policy.device)[None] % policy.model.config.get_text_config().vocab_size
+    policy.model.eval()
+    expected = policy.model(input_ids=ids).logits.float()
+    got = policy.head.logits(policy.model.base_model(input_ids=ids)[0])
+    if expected.shape != got.shape or not torch.allclose(expected, got, atol=1e-3, rtol=1e-3):
+        raise UserError(
+            f"model type {policy.model.config.model_type!r} computes its logits from the hidden states in a way that is not "
+            "supported (beyond projection, bias, scale and soft cap), so losses over hidden states would be wrong"
+        )

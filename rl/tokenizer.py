@@ -1,0 +1,88 @@
+"""Tokenizers: training a small one on a recipe's own data, loading one from a folder, and its fingerprint.
+
+A trained tokenizer is byte-level BPE with single digits and the special tokens and chat template of DeepSeek-V4's release
+encoder (without tools), saved in Hugging Face layout; once saved it is loaded like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rewards.errors import UserError
+
+BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+THINK, END_THINK = "<think>", "</think>"
+TOOLS = "｜DSML｜"
+
+# Thinking of turns before the last user message is dropped, as the published format does when there are no tools.
+CHAT_TEMPLATE = (
+    "{{ '%(bos)s' }}"
+    "{%% set last_user = namespace(index=-1) %%}"
+    "{%% for m in messages %%}{%% if m.role == 'user' %%}{%% set last_user.index = loop.index0 %%}{%% endif %%}{%% endfor %%}"
+    "{%% for m in messages %%}"
+    "{%% if m.role == 'user' %%}{{ '%(user)s' + m.content }}"
+    "{%% elif m.role == 'assistant' %%}{{ '%(assistant)s' }}"
+    "{%% if m.reasoning_content is defined and loop.index0 > last_user.index %%}"
+    "{{ '%(think)s' + m.reasoning_content }}{%% endif %%}"
+    "{{ '%(end_think)s' + m.content + '%(eos)s' }}"
+    "{%% else %%}{{ m.content }}{%% endif %%}"
+    "{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '%(assistant)s' }}"
+    "{%% if enable_thinking is not defined or enable_thinking %%}{{ '%(think)s' }}{%% else %%}{{ '%(end_think)s' }}{%% endif %%}"
+    "{%% endif %%}"
+) % {"bos": BOS, "eos": EOS, "user": USER, "assistant": ASSISTANT, "think": THINK, "end_think": END_THINK}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocab_size` entries. Every byte has a token, so any text can be encoded."""
+    specials = [BOS, EOS, USER, ASSISTANT, THINK, END_THINK, TOOLS]
+    minimum = len(specials) + len(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < minimum:
+        raise UserError(
+            f"model.init.tokenizer_vocab_size: got {vocab_size}; allowed: at least {minimum} ({len(specials)} special tokens and the bytes)"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(r"\s?[^\s\w]|\s?\w+|\s+"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=specials, initial_alphabet=alphabet, min_frequency=2, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS, clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer of {folder} has no chat template; add a chat_template.jinja to the model's folder "
+            "(instruction-tuned models ship one)"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what maps text to ids and back. Models can share logits only where this is equal."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["truncation"] = spec["padding"] = None
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]

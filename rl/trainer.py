@@ -1,0 +1,123 @@
+"""The trainer: microbatches through a loss, one optimizer update, weights published by version.
+
+It knows no algorithm: a loss function gets hidden states and the head and returns a sum, which is divided here by the
+global number of loss tokens. GRPO and distillation share it. Plain class; `rl/actors.py` makes it a Ray actor.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rl.batch import Batch, Sample, make_batches
+from rl.config import ModelConfig, OptimizerConfig
+from rl.head import token_logprobs
+from rl.losses.base import LossFn
+from rl.optim.build import build_optimizer
+from rl.policy import Policy, load_policy
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters by name, in host memory, and the number of the policy they make."""
+
+    version: int
+    tensors: Mapping[str, Tensor]
+
+
+class Trainer:
+    """Holds the master weights in float32, the optimizer, and a frozen reference where the loss needs one."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        loss: LossFn,
+        *,
+        num_steps: int,
+        microbatch_tokens: int,
+        reference_refresh_steps: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        self.policy: Policy = load_policy(folder, model)
+        self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
+        self.max_grad_norm = optimizer.max_grad_norm
+        self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
+        self.version = 0
+        self.reference_refresh_steps = reference_refresh_steps
+        self.reference = self._frozen_copy() if reference_refresh_steps is not None else None
+
+    def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """One update on these samples; returns means over all their loss tokens."""
+        start = time.perf_counter()
+        batches = make_batches(samples, self.microbatch_tokens, self.policy.device)
+        num_loss_tokens = sum(b.num_loss_tokens for b in batches)
+        sums: Counter[str] = Counter()
+        for batch in batches:
+            sums.update(self.forward_backward(batch, self.loss, num_loss_tokens))
+        metrics = {name: total / num_loss_tokens for name, total in sums.items()}
+        metrics |= self.optim_step()
+        return metrics | {"num_loss_tokens": num_loss_tokens, "train_s": time.perf_counter() - start}
+
+    def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
+        """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""
+        self.policy.model.train()
+        hidden_TD = _at_loss_tokens(self.policy, batch)
+        reference_logprobs_T = self._reference_logprobs(batch)
+        result = loss(hidden_TD, self.policy.head, batch, reference_logprobs_T)
+        (result.total / num_loss_tokens).backward()
+        return {"loss": float(result.total.detach()), **result.sums}
+
+    def optim_step(self) -> dict[str, float]:
+        """Clips, updates, steps the schedule, and counts one more policy version."""
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
+        if not torch.isfinite(grad_norm):
+            raise FloatingPointError(
+                f"the gradient's norm is {float(grad_norm)} at policy version {self.version}; lower the learning rate"
+            )
+        lr = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.version += 1
+        if (
+            self.reference is not None
+            and self.reference_refresh_steps
+            and self.version % self.reference_refresh_steps == 0
+        ):
+            self.reference = self._frozen_copy()
+        return {"grad_norm": float(grad_norm), "lr": float(lr)}
+
+    def publish(self) -> Weights:
+        """A copy of the weights as they are now, for engines to pull."""
+        return Weights(self.version, {name: tensor.clone() for name, tensor in self.policy.weights().items()})
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: Batch) -> Tensor | None:
+        if self.reference is None:
+            return None
+        self.reference.model.eval()
+        hidden_TD = _at_loss_tokens(self.reference, batch)
+        return token_logprobs(
+            hidden_TD, self.reference.head, batch.target_T, temperature=self.temperature, kept=batch.kept
+        )
+
+    def _frozen_copy(self) -> Policy:
+        model = copy.deepcopy(self.policy.model).requires_grad_(False)
+        return Policy(model, self.policy.tokenizer, self.policy.chat, self.policy.dtype)
+
+
+def _at_loss_tokens(policy: Policy, batch: Batch) -> Tensor:
+    """Hidden states that predict the loss tokens, [T, D]."""
+    return policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.row_T, batch.column_T]

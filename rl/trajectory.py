@@ -1,0 +1,135 @@
+"""The record of a rollout in token ids: who it is, its turns, and per token what training needs.
+
+Built by `rl/rollout.py`, scored as text by rewards, turned into training samples by `rl/batch.py`. Plain numpy, so that a
+trajectory crosses process borders without copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewards.result import RewardResult, ScoreStatus
+from rewards.task import Task
+from rl.rng import key_of
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # an end-of-turn token or a stop string
+    LENGTH = "length"  # max_tokens of the turn
+    CONTEXT = "context"  # the engine's max_seq_len
+    ABORTED = "aborted"  # the caller asked
+
+
+@dataclass(frozen=True)
+class RolloutId:
+    """Names one rollout by what it is, never by when or where it ran; all its random numbers hang on this.
+
+    >>> RolloutId(0, "ab12", 3).key == RolloutId(0, "ab12", 3, attempt=0).key
+    True
+    """
+
+    epoch: int  # pass over the training tasks
+    task_hash: str
+    sample_index: int  # place inside the group
+    attempt: int = 0  # counts up when a lost rollout is done again from the start
+
+    @property
+    def key(self) -> int:
+        return key_of(self.epoch, self.task_hash, self.sample_index, self.attempt)
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.task_hash[:12]}-{self.sample_index}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class SamplingMask:
+    """Which tokens top-p and top-k left to be sampled, at each sampled position: a ragged list of token ids.
+
+    Position t kept `ids[offsets[t]:offsets[t + 1]]`. GRPO applies it again in training ("keep sampling mask").
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[NDArray[np.int32]]) -> SamplingMask:
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(r) for r in rows], out=offsets[1:])
+        return cls(np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32), offsets)
+
+    def row(self, t: int) -> NDArray[np.int32]:
+        return self.ids[self.offsets[t] : self.offsets[t + 1]]
+
+    def rows(self) -> list[NDArray[np.int32]]:
+        return [self.row(t) for t in range(len(self.offsets) - 1)]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One uninterrupted stretch of sampled tokens, [start, end) in the trajectory's token ids."""
+
+    start: int
+    end: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class BoxRef:
+    """Where a trajectory left its sandbox box: enough to find it again and to replay its commands."""
+
+    box_id: str
+    last_command_seq: int
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One rollout. Arrays have one entry a token, prompt included: T = len(token_ids).
+
+    Prompt tokens and forced tokens (tool results) have loss_mask False, sampler_logprobs 0 and policy_version -1.
+    `sampling_mask` has one row for each token with loss_mask True, where top-p or top-k cut; None where nothing was cut.
+    """
+
+    rollout_id: RolloutId
+    task: Task
+    token_ids: NDArray[np.int32]  # [T]
+    loss_mask: NDArray[np.bool_]  # [T]
+    sampler_logprobs: NDArray[np.float32]  # [T]
+    policy_version: NDArray[np.int32]  # [T]
+    turns: tuple[Turn, ...]
+    completion: str  # the text that rewards read, thinking tags included
+    sampling_mask: SamplingMask | None = None
+    expert_routes: NDArray[np.int16] | None = None  # [T, layers, experts a token], for mixtures of experts
+    box: BoxRef | None = None
+
+    @property
+    def num_sampled(self) -> int:
+        return int(self.loss_mask.sum())
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.turns[-1].finish_reason
+
+
+@dataclass(frozen=True)
+class ScoredTrajectory:
+    trajectory: Trajectory
+    reward: RewardResult
+
+
+@dataclass(frozen=True)
+class TrajectoryGroup:
+    """All rollouts of one task in one step."""
+
+    task: Task
+    members: tuple[ScoredTrajectory, ...]
+
+    @cached_property
+    def valid(self) -> tuple[ScoredTrajectory, ...]:
+        """The members whose score is a number; the others leave the baseline and the batch."""
+        return tuple(m for m in self.members if m.reward.status is ScoreStatus.OK)
