@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """`use` names a function: `path/to/file.py:function` (relative to the recipe or the working folder) or `package.module:function`."""
+    """`use` names a function: `path/to/file.py:function` or `package.module:function`.
 
-    __pydantic_config__ = {"extra": "forbid"}
+    A path is relative to the recipe or to the working folder.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     use: str
     weight: float = 1.0

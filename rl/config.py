@@ -37,9 +37,7 @@ class ModelConfig:
     __pydantic_config__ = FORBID_EXTRA
     path: str | None = None  # hub id, local folder, or a previous run's folder
     init: InitConfig | None = None
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # products in bfloat16 run under autocast; master weights stay fp32
-    )
+    dtype: Literal["float32", "bfloat16"] = "float32"  # products in bfloat16 run under autocast; master weights stay fp32
     attention: Literal["eager", "sdpa"] = "sdpa"
     trust_remote_code: bool = False
 

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from rewards.errors import UserError
 from rl.chat import ChatFormat
 from rl.config import InitConfig, ModelConfig
 from rl.head import Head
 from rl.tokenizer import load_tokenizer
+
+hf_logging.disable_progress_bar()  # loading and saving would draw over a run's own view
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,7 @@ class Policy:
         """The projection as it is now; it shares the model's parameters."""
         config = self.model.config.get_text_config()
         projection = self.model.get_output_embeddings()
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
         return Head(
             projection.weight,
             getattr(projection, "bias", None),
@@ -102,13 +103,9 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
         settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         model_config = AutoConfig.for_model(init.architecture, **settings)
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            model_config, attn_implementation=config.attention, dtype=torch.float32
-        )
+        model = AutoModelForCausalLM.from_config(model_config, attn_implementation=config.attention, dtype=torch.float32)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"model.init: transformers cannot make a {init.architecture!r} from this config: {error}"
-        ) from error
+        raise UserError(f"model.init: transformers cannot make a {init.architecture!r} from this config: {error}") from error
     return _wrap(model, tokenizer, config)
 
 

@@ -88,11 +88,7 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
-        if (
-            self.reference is not None
-            and self.reference_refresh_steps
-            and self.version % self.reference_refresh_steps == 0
-        ):
+        if self.reference is not None and self.reference_refresh_steps and self.version % self.reference_refresh_steps == 0:
             self.reference = self._frozen_copy()
         return {"grad_norm": float(grad_norm), "lr": float(lr)}
 
@@ -109,9 +105,7 @@ class Trainer:
             return None
         self.reference.model.eval()
         hidden_TD = _at_loss_tokens(self.reference, batch)
-        return token_logprobs(
-            hidden_TD, self.reference.head, batch.target_T, temperature=self.temperature, kept=batch.kept
-        )
+        return token_logprobs(hidden_TD, self.reference.head, batch.target_T, temperature=self.temperature, kept=batch.kept)
 
     def _frozen_copy(self) -> Policy:
         model = copy.deepcopy(self.policy.model).requires_grad_(False)

@@ -107,9 +107,7 @@ def _trace(
 
 
 @torch.inference_mode()
-def _decode_error(
-    policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]
-) -> float:
+def _decode_error(policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> float:
     """Largest difference between logits decoded through the cache, rows at different lengths, and full forwards."""
     policy.model.eval()
     lengths = [5, 9]

@@ -96,9 +96,7 @@ class SlotKV:
 
     def take(self, slot: int, length: int) -> LayerKV:
         """A copy of one slot's first `length` positions."""
-        return tuple(
-            (layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in self._layers
-        )
+        return tuple((layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in self._layers)
 
     def move(self, source: int, target: int, length: int) -> None:
         for layer in self._layers:
@@ -174,9 +172,9 @@ class SlotKV:
 
     def _additive(self, visible: Tensor) -> Tensor:
         dtype = self._layers[0].keys.dtype
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-            ~visible, torch.finfo(dtype).min
-        )[:, None, None]
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)[
+            :, None, None
+        ]
 
 
 def _rounded(length: int) -> int:

@@ -131,9 +131,7 @@ class TorchEngine:
         if error is not None:
             self._deliver(request_id, error)
 
-    async def _stream(
-        self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]
-    ) -> AsyncIterator[TokenChunk]:
+    async def _stream(self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]) -> AsyncIterator[TokenChunk]:
         finished = False
         try:
             while not finished:
@@ -150,9 +148,7 @@ class TorchEngine:
             if not finished:  # the reader went away: stop decoding for nobody
                 self._post(lambda: self._core.abort(request_id))
 
-    async def _next(
-        self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]
-    ) -> TokenChunk | BaseException:
+    async def _next(self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]) -> TokenChunk | BaseException:
         while True:
             try:
                 return await asyncio.wait_for(queue.get(), self._timeout_s)

@@ -21,6 +21,4 @@ class LossResult:
 
 
 class LossFn(Protocol):
-    def __call__(
-        self, hidden_TD: Tensor, head: Head, batch: Batch, reference_logprobs_T: Tensor | None
-    ) -> LossResult: ...
+    def __call__(self, hidden_TD: Tensor, head: Head, batch: Batch, reference_logprobs_T: Tensor | None) -> LossResult: ...

@@ -43,10 +43,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
 def split_parameters(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]]:
     """(hidden matrices for Muon, all others for AdamW): embeddings, output head, norms and other 1-D go to AdamW."""
     vocabulary = {
-        id(p)
-        for m in (model.get_input_embeddings(), model.get_output_embeddings())
-        if m is not None
-        for p in m.parameters()
+        id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None for p in m.parameters()
     }
     vocabulary |= {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     hidden, others = list[Tensor](), list[Tensor]()
@@ -56,9 +53,7 @@ def split_parameters(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]
     return hidden, others
 
 
-def build_optimizer(
-    model: PreTrainedModel, config: OptimizerConfig, num_steps: int
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def build_optimizer(model: PreTrainedModel, config: OptimizerConfig, num_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimizer, and the schedule that multiplies every group's learning rate; call `.step()` on each once an update."""
     adamw: dict[str, Any] = {
         "lr": config.lr,

@@ -66,9 +66,7 @@ class HybridMuon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-            directions.append(
-                torch.add(parameter.grad, buffer, alpha=group["momentum"]).reshape(-1, *parameter.shape[-2:])
-            )
+            directions.append(torch.add(parameter.grad, buffer, alpha=group["momentum"]).reshape(-1, *parameter.shape[-2:]))
         rows, columns = parameters[0].shape[-2:]
         scale = group["gamma"] * max(rows, columns) ** 0.5
         orthogonal = newton_schulz(torch.cat(directions).float()).split([len(d) for d in directions])

@@ -1,0 +1,94 @@
+"""Whether the reward function that a recipe names exists and can be called, read from its source: nothing is imported.
+
+`recipes/check.py` calls this; `rewards/plugin.py` loads the function for real when a run starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from recipes.tree import did_you_mean, show
+from rewards.plugin import PARAMETERS
+
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def reward_problem(use: str, folders: Iterable[Path]) -> str | None:
+    """What is wrong with `use`; relative files are looked for in each of `folders`."""
+    place, _, function = use.rpartition(":")
+    modules = place.split(".")
+    is_file = place.endswith(".py")
+    if not function.isidentifier() or not (is_file or all(part.isidentifier() for part in modules)):
+        return f"got {show(use)}; allowed: path/to/file.py:function or package.module:function"
+    if is_file:
+        looked = list(dict.fromkeys(folder / os.path.expanduser(place) for folder in folders))
+        path = next((path for path in looked if os.path.isfile(path)), None)
+        if path is None:
+            return f"got {show(use)}, no such file in {' nor in '.join(shown(path.parent) for path in looked)}"
+    else:
+        path = _module_file(modules)
+        if path is None:
+            return f"got {show(use)}, no such module; allowed: an importable module, or path/to/file.py:function"
+    try:
+        names = _defined(ast.parse(path.read_bytes(), str(path)))
+    except (SyntaxError, ValueError) as err:
+        return f"got {show(use)}, but {path.name} is not valid Python: {err}"
+    if function in names:
+        problem = _signature_problem(names[function])
+        return f"got {show(use)}, but {problem}" if problem else None
+    functions = [name for name, node in names.items() if node is not None and not name.startswith("_")]
+    near = did_you_mean(function, functions)
+    return f"got {show(use)}, but {path.name} defines no {function}; allowed: {', '.join(functions) or 'nothing'}{near}"
+
+
+def _signature_problem(function: Function | None) -> str | None:
+    """Whether a function written with `def` can be called as a reward; a name bound otherwise is not judged."""
+    if function is None:
+        return None
+    if isinstance(function, ast.AsyncFunctionDef):
+        return f"{function.name} is an `async def`; allowed: a plain `def`"
+    arguments = function.args
+    required = arguments.args[: len(arguments.args) - len(arguments.defaults)]
+    required += [arg for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default]
+    for name in [arg.arg for arg in arguments.posonlyargs] + [arg.arg for arg in required]:
+        if name not in PARAMETERS:
+            near = did_you_mean(name, PARAMETERS)
+            return f"{function.name} asks for {name}; allowed: parameters among {', '.join(PARAMETERS)}{near}"
+    return None
+
+
+def _module_file(parts: Sequence[str]) -> Path | None:
+    """A module's source file, found without importing it or its packages."""
+    spec = importlib.util.find_spec(parts[0])
+    for i in range(1, len(parts)):
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = ".".join(parts[: i + 1])
+        spec = importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _defined(module: ast.Module) -> dict[str, Function | None]:
+    """Names that a module's top level binds; those written with `def` have their function."""
+    names: dict[str, Function | None] = {}
+    for statement in module.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            names[statement.name] = statement
+        elif isinstance(statement, ast.ClassDef):
+            names[statement.name] = None
+        elif isinstance(statement, ast.ImportFrom | ast.Import):
+            names.update({alias.asname or alias.name: None for alias in statement.names})
+        elif isinstance(statement, ast.Assign):
+            names.update({target.id: None for target in statement.targets if isinstance(target, ast.Name)})
+    return names
+
+
+def shown(folder: Path) -> str:
+    """A folder as an error calls it: below the working folder by its short name."""
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)

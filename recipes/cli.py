@@ -1,0 +1,244 @@
+"""The command line: `polymath`, or `python -m recipes`. Parses, checks, and hands over; torch loads only where work starts.
+
+Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from recipes.check import check_files, check_source
+from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
+from recipes.plan import plan
+from recipes.schema import NAME_PATTERN, schema_text
+from recipes.tree import RecipeError, did_you_mean
+from rewards.errors import UserError
+from rewards.task import Effort
+
+RESERVED = ("resume", "replay", "report", "reward", "sandbox", "preempt")
+OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\n{self.format_usage().strip()}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except UserError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as err:  # argparse, after printing help
+        return err.code if isinstance(err.code, int) else 1
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line and of each command; a test freezes what they accept."""
+    top = _Parser(
+        prog="polymath",
+        allow_abbrev=False,
+        description="Train domain specialists with SFT and GRPO.",
+        epilog="Start with `polymath recipes list`, then `polymath run math --dry-run`.",
+    )
+    top.add_argument("--version", action="version", version=f"polymath {version()}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, text: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(handler=handler)
+        return made
+
+    run = command("run", "run a recipe", _run)
+    run.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
+    _add_overrides(run)
+    run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
+    run.add_argument("--name", help="the run's folder below runs/ (default: the recipe's name)")
+    _add_json(run)
+
+    evaluate = command("eval", "held-out accuracy of a run or a model on a recipe's tasks", _eval)
+    evaluate.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
+    evaluate.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
+    _add_overrides(evaluate)
+    _add_json(evaluate)
+
+    chat = command("chat", "talk to a model", _chat)
+    chat.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
+    chat.add_argument("--temperature", type=_not_negative, default=0.0, help="0 is greedy (default)")
+    chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
+    efforts = [effort.value for effort in Effort]
+    chat.add_argument("--effort", choices=efforts, default="high", help="how long to think (default: high)")
+
+    recipes = command("recipes", "list, show and check recipes", _recipes)
+    actions = ["list", "show", "check", "schema"]
+    recipes.add_argument("action", nargs="?", choices=actions, default="list", help="what to do (default: list)")
+    text = "check: no recipe means all shipped ones"
+    recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
+    _add_json(recipes)
+
+    doctor = command("doctor", "what this machine can run, and how to add what is missing", _doctor)
+    _add_json(doctor)
+    return top, dict(commands.choices)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    text = "settings over the recipe's: stages.0.steps=5"
+    parser.add_argument("overrides", nargs="*", default=(), metavar="key=value", help=text)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document for a machine to read")
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"got {text}; allowed: a whole number more than 0")
+
+
+def _not_negative(text: str) -> float:
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text):
+        return float(text)
+    raise argparse.ArgumentTypeError(f"got {text}; allowed: a number, 0 or more")
+
+
+def _dispatch(words: list[str]) -> int:
+    top, commands = parsers()
+    if not words:
+        top.print_help()
+        return 0
+    name = words[0]
+    if name in RESERVED:
+        raise UserError(f"{name}: this command is not part of this version; available: {', '.join(commands)}")
+    if name in commands:
+        arguments = commands[name].parse_intermixed_args(words[1:])  # options may stand between the overrides
+        handler: Callable[[argparse.Namespace], int] = arguments.handler
+        return handler(arguments)
+    if not name.startswith("-"):
+        raise UserError(f"{name}: unknown command; allowed: {', '.join(commands)}{did_you_mean(name, commands)}")
+    top.parse_args(words)  # --help and --version end here
+    raise UserError(f"{name}: a command is missing; allowed: {', '.join(commands)}")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.name is not None and not re.match(NAME_PATTERN, arguments.name):
+        raise UserError(f"--name: got {arguments.name}; allowed: letters, digits, '.', '_' and '-'")
+    loaded = _checked(arguments.recipe, arguments.overrides)
+    if arguments.dry_run:
+        return _dry_run(loaded, as_json=arguments.json)
+    from recipes.launch import run_recipe
+
+    return run_recipe(loaded, name=arguments.name, as_json=arguments.json)
+
+
+def _dry_run(loaded: LoadedRecipe, *, as_json: bool) -> int:
+    planned = plan(loaded.recipe)
+    if as_json:
+        print(json.dumps({"recipe": loaded.recipe.model_dump(mode="json"), "plan": planned.as_dict()}, indent=2))
+    else:
+        print(f"# {loaded.path}\n{resolved_yaml(loaded.recipe)}\n{planned.text()}")
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    check_source(arguments.source)
+    loaded = _checked(arguments.recipe, arguments.overrides, model=False)
+    from recipes.evaluate import evaluate_model
+
+    return evaluate_model(arguments.source, loaded, as_json=arguments.json)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    check_source(arguments.source)
+    from recipes.chat import chat
+
+    effort = Effort(arguments.effort)
+    return chat(arguments.source, temperature=arguments.temperature, max_tokens=arguments.max_tokens, effort=effort)
+
+
+def _checked(recipe: str, overrides: Sequence[str], *, model: bool = True) -> LoadedRecipe:
+    """What `run`, `eval` and `recipes check` have in common: a recipe that is valid and whose files are there."""
+    loaded = load(recipe, overrides)
+    check_files(loaded, model=model)
+    return loaded
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    action, words = arguments.action, arguments.words
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    names = [word for word in words if word not in overrides]
+    if action in ("list", "schema") and words:
+        raise UserError(f"recipes {action}: takes no {words[0]}; did you mean `recipes show {words[0]}`?")
+    if action == "schema":
+        sys.stdout.write(schema_text())
+        return 0
+    if action == "list":
+        return _list(as_json=arguments.json)
+    if action == "show":
+        if len(names) != 1:
+            raise UserError(f"recipes show: got {len(names)} recipes; allowed: one")
+        loaded = load(names[0], overrides)
+        values = loaded.recipe.model_dump(mode="json")
+        print(json.dumps(values, indent=2) if arguments.json else resolved_yaml(loaded.recipe).rstrip())
+        return 0
+    return _check(names or list(shipped()), overrides, as_json=arguments.json)
+
+
+def _list(*, as_json: bool) -> int:
+    rows = [{"name": name, "description": load(path).recipe.description} for name, path in shipped().items()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['description']}")
+    return 0
+
+
+def _check(names: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> int:
+    """Check every recipe, though an early one be wrong."""
+    problems: dict[str, Sequence[str]] = {}
+    for name in names:
+        try:
+            _checked(name, overrides)
+            problems[name] = ()
+        except RecipeError as err:
+            problems[name] = err.problems
+    if as_json:
+        print(json.dumps([{"recipe": name, "problems": found} for name, found in problems.items()], indent=2))
+        return 2 if any(problems.values()) else 0
+    for name, found in problems.items():
+        if not found:
+            print(f"ok  {os.path.relpath(find(name, Path.cwd()))}")
+    if lines := [line for found in problems.values() for line in found]:
+        raise RecipeError(lines)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from recipes.doctor import doctor
+
+    return doctor(as_json=arguments.json)
+
+
+def version() -> str:
+    """The version in pyproject.toml: Polymath runs from its checkout."""
+    with (FOLDER.parent / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])

@@ -1,0 +1,208 @@
+"""Runs a recipe: makes the run's folder, starts the runtime, trains, closes with a summary. Called by `polymath run`.
+
+The only module outside `rl/actors.py` that knows Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from recipes.closing import print_closing
+from recipes.load import LoadedRecipe, recipe_hash, resolved_yaml
+from recipes.schema import Recipe
+from recipes.view import open_view
+from rewards.errors import UserError
+from rewards.plugin import read_source
+from rl.checkpoint import point_at, write_manifest
+from rl.collect import Evaluation
+from rl.config import GrpoConfig, RuntimeConfig
+from rl.runlog import RunLog
+from rl.workers import InlineWorkers, Workers
+from specialists.grpo import ScoringFailedError
+from specialists.specialist import Plan, Specialist
+
+RUNS = Path("runs")
+
+
+def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
+    """Trains what the recipe says; returns the exit code."""
+    recipe = loaded.recipe
+    plan = to_plan(loaded)
+    folder = new_run_folder(name or plan.name)
+    console = Console(stderr=as_json)
+    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
+    start = time.perf_counter()
+    with open_view(console) as view, contextlib.closing(RunLog(folder, [view])) as log:
+        stages = [{"name": s.name, "kind": s.kind, "steps": s.steps} for s in recipe.stages]
+        threads = num_threads(recipe.runtime)
+        log.event(
+            "run_started", name=folder.name, folder=str(folder), stages=stages, seed=recipe.seed,
+            runtime=recipe.runtime.mode, threads=threads,
+        )  # fmt: skip
+        with runtime(recipe.runtime) as workers:
+            specialist = Specialist(plan, folder, log, workers)
+            code = _train(specialist, log)
+        summary = _summary(specialist, recipe, code, time.perf_counter() - start)
+        log.summary(summary)
+        if manifest := specialist.run_manifest():
+            write_manifest(folder, manifest)
+    if as_json:
+        print(json.dumps({"folder": str(folder), **summary}, indent=2, default=float))
+    elif code == 0:
+        _close(console, specialist, summary)
+    return code
+
+
+def to_plan(loaded: LoadedRecipe) -> Plan:
+    """The recipe in the terms of `specialists`, with the rewards' sources read."""
+    recipe = loaded.recipe
+    search = [loaded.path.parent, Path.cwd()]
+    return Plan(
+        name=str(recipe.name),
+        domain=recipe.domain,
+        seed=recipe.seed,
+        model=recipe.model,
+        data=recipe.data,
+        stages=recipe.stages,
+        rewards=[read_source(reward, search) for reward in recipe.rewards],
+        optimizer=recipe.optimizer,
+        engine=recipe.engine,
+        runtime=recipe.runtime,
+        evaluation=recipe.evaluation,
+        recipe_hash=recipe_hash(recipe),
+    )
+
+
+def num_threads(config: RuntimeConfig) -> int:
+    return config.num_threads or len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def runtime(config: RuntimeConfig) -> Iterator[Workers]:
+    """The workers of `inline`, or those of a Ray started here and stopped at the end."""
+    threads = num_threads(config)
+    torch.set_num_threads(threads)
+    if config.mode == "inline":
+        yield InlineWorkers()
+        return
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "runtime: got ray, which is not installed; run with runtime=inline or install it (`make env`)"
+        ) from None
+    from rl.actors import RayWorkers
+
+    root = str(Path(__file__).resolve().parent.parent)
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={"env_vars": {"PYTHONPATH": root, "TOKENIZERS_PARALLELISM": "false"}},
+    )
+    try:
+        yield RayWorkers(num_threads=threads, timeout_s=config.timeout_s)
+    finally:
+        ray.shutdown()
+
+
+def new_run_folder(name: str) -> Path:
+    """runs/NAME-N with the next free N, and runs/NAME pointing at it; an earlier run is never touched."""
+    RUNS.mkdir(exist_ok=True)
+    taken = [int(p.name.rpartition("-")[2]) for p in RUNS.glob(f"{name}-*") if p.name[len(name) + 1 :].isdigit()]
+    for number in range(max(taken, default=0) + 1, max(taken, default=0) + 100):
+        folder = RUNS / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue  # another run took the number just now
+        if (RUNS / name).is_symlink() or not (RUNS / name).exists():
+            point_at(RUNS / name, folder.name)
+        return folder
+    raise UserError(f"{RUNS}/{name}: no free run number; remove old runs")
+
+
+def _train(specialist: Specialist, log: RunLog) -> int:
+    try:
+        asyncio.run(specialist.train())
+    except KeyboardInterrupt:
+        log.event("interrupted", kept=str(specialist.last) if specialist.last else None)
+        return 130
+    except UserError:
+        raise
+    except (ScoringFailedError, TimeoutError, FloatingPointError) as error:
+        log.event("failed", error=str(error), kept=str(specialist.last) if specialist.last else None)
+        return 1
+    return 0
+
+
+def _summary(specialist: Specialist, recipe: Recipe, code: int, wall_s: float) -> dict[str, Any]:
+    """`eval.before` is the last evaluation before the first GRPO stage, `eval.after` the last one of all."""
+    rl_stages = {s.name for s in recipe.stages if isinstance(s, GrpoConfig)}
+    supervised = [e for stage, e in specialist.evaluations if stage not in rl_stages]
+    reinforced = [e for stage, e in specialist.evaluations if stage in rl_stages]
+    return {
+        "status": {0: "done", 1: "failed", 130: "interrupted"}[code],
+        "seed": recipe.seed,
+        "eval": {
+            "before": _figures(supervised[-1]) if supervised else None,
+            "after": _figures(reinforced[-1]) if reinforced else None,
+            "stages": [{"stage": stage, **e.as_dict()} for stage, e in specialist.evaluations],
+        },
+        "checkpoint": str(specialist.last) if specialist.last else None,
+        "wall_s": wall_s,
+        "tokens_per_s": specialist.grpo_tokens / specialist.grpo_s if specialist.grpo_s else None,
+    }
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "accuracy": evaluation.accuracy,
+        "num_tasks": evaluation.num_tasks,
+        "mean_completion_tokens": evaluation.mean_completion_tokens,
+    }
+
+
+def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) -> None:
+    folder = specialist.folder
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    samples = []
+    if specialist.evaluations:
+        members = [m for g in specialist.evaluations[-1][1].groups for m in g.members]
+        for correct in (True, False):
+            found = next((m for m in members if (m.reward.parts.get(specialist.primary, 0) >= 1) is correct), None)
+            if found is not None:
+                task = found.trajectory.task
+                samples.append(
+                    {
+                        "prompt": task.prompt,
+                        "completion": found.trajectory.completion,
+                        "answer": task.answer,
+                        "correct": correct,
+                    }
+                )
+    link = RUNS / folder.name.rpartition("-")[0]
+    print_closing(
+        console,
+        folder=folder,
+        stages=[(stage, e.as_dict()) for stage, e in specialist.evaluations],
+        metrics=rows,
+        samples=samples,
+        wall_s=summary["wall_s"],
+        tokens_per_s=summary["tokens_per_s"],
+        next_commands=[
+            f"polymath chat {link}",
+            f"polymath eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4 evaluation.sampling.temperature=1.0",
+            f"tensorboard --logdir {folder / 'tensorboard'}",
+        ],
+    )

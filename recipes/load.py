@@ -1,0 +1,188 @@
+"""Finds, reads, extends, overrides and validates a recipe. The command line and the tests call `load`; no torch here.
+
+Every problem becomes one line: `FILE:LINE: KEY: got VALUE; allowed: ...; did you mean NAME?`. Local paths that exist
+come back absolute: they start from the folder of the file that says them, then from the working folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from recipes import tree as trees
+from recipes.messages import problems
+from recipes.schema import SHORTHANDS, Recipe
+from recipes.tree import Key, Node, Origin, RecipeError, did_you_mean, dotted, show
+
+FOLDER = Path(__file__).resolve().parent  # of the shipped recipes
+LOCAL_PREFIXES = ("./", "../", "/", "~", "runs/")  # a path that starts so is local, whether it exists or not
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A valid recipe and where its values were written."""
+
+    recipe: Recipe
+    path: Path  # the file
+    tree: Node  # as merged, before defaults
+
+    def error(self, key: Key, text: str) -> str:
+        """One line that places `text` at `key`."""
+        return _line(self.tree, key, text)
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe file, or a shipped recipe by name, with `key.sub=value` overrides.
+
+    Raises RecipeError, whose message lists every problem found.
+    """
+    path = find(str(path_or_name), Path.cwd())
+    tree = _read(path, ())
+    for override in overrides:
+        tree = _override(tree, override)
+    tree = _absolute_paths(tree)
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
+    except ValidationError as err:
+        raise RecipeError([_line(tree, key, text) for key, text in problems(err)]) from err
+    if recipe.name is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
+        recipe = recipe.model_copy(update={"name": stem or "recipe"})
+    return LoadedRecipe(recipe, path, tree)
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out; loads back to an equal recipe."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=trees.Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """A hash of everything that changes what is trained: all but the name and the description."""
+    values = recipe.model_dump(mode="json", exclude={"name", "description"})
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with Polymath, by name. `base.yaml` files are there to be extended, not run."""
+    paths = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("*/*.yaml")])
+    return {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in paths if path.name != "base.yaml"}
+
+
+def find(name: str, folder: Path, origin: str | None = None) -> Path:
+    """The file called `name`: as a path from `folder`, from the checkout, or as a shipped recipe's name."""
+    where = Path(os.path.expanduser(name))
+    for path in (folder / where, FOLDER.parent / where, FOLDER / where, FOLDER / f"{where}.yaml"):
+        if os.path.isfile(path):  # False, not an error, for a name that no file can have
+            return path.resolve()
+    names = list(shipped())
+    near = did_you_mean(where.stem, names)
+    allowed = f"allowed: a YAML file or a shipped recipe ({', '.join(names)})"
+    prefix = f"{origin}: extends: " if origin else ""
+    raise RecipeError([f"{prefix}got {show(name)}, no such recipe; {allowed}{near}"])
+
+
+def candidates(value: str, origin: Origin) -> list[Path]:
+    """Where a path that a recipe says may be: beside the file that says it, then in the working folder."""
+    path = Path(os.path.expanduser(value))
+    return list(dict.fromkeys(Path(os.path.normpath(folder / path)) for folder in (origin.folder, Path.cwd())))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> Node:
+    """A file's tree on top of those that it extends."""
+    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    tree = trees.parse_file(path, shown)
+    if not isinstance(tree.value, Mapping):
+        got = "the file is empty" if tree.value is None else f"got {show(tree.plain())}"
+        raise RecipeError([f"{tree.origin.where}: {got}; allowed: a mapping, such as `extends: math`"])
+    values = {key: _expand(key, node) for key, node in tree.value.items()}
+    tree = Node(values, tree.origin)
+    base = values.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base.value, str):
+        raise RecipeError([f"{base.origin.where}: extends: got {show(base.plain())}; allowed: one recipe file or name"])
+    base_path = find(base.value, path.parent, base.origin.where)
+    if base_path in (*above, path):
+        chain = " -> ".join(p.name for p in (*above, path, base_path))
+        raise RecipeError([f"{base.origin.where}: extends: got {base.value}, a circle ({chain}); remove one `extends`"])
+    return trees.merge(_make_room(_read(base_path, (*above, path)), values.get("model")), tree)
+
+
+def _expand(key: str, node: Node) -> Node:
+    """A shorthand text written out: `engine: torch` as `engine: {name: torch}`."""
+    return Node({SHORTHANDS[key]: node}, node.origin) if key in SHORTHANDS and isinstance(node.value, str) else node
+
+
+def _make_room(tree: Node, model: Node | None) -> Node:
+    """`tree` without its `model.path` where `model` brings `init`, and the other way round: a recipe has one."""
+    old = tree.value["model"] if isinstance(tree.value, Mapping) and "model" in tree.value else None
+    if model is None or old is None or not isinstance(old.value, Mapping) or not isinstance(model.value, Mapping):
+        return tree
+    brought = {key for key in ("path", "init") if key in model.value and model.value[key].value is not None}
+    if len(brought) != 1:
+        return tree
+    kept = {key: node for key, node in old.value.items() if key in brought or key not in ("path", "init")}
+    return Node({**typing.cast("Mapping[str, Node]", tree.value), "model": Node(kept, old.origin)}, tree.origin)
+
+
+def _override(tree: Node, override: str) -> Node:
+    origin = Origin(f"override {override!r}", Path.cwd(), is_override=True)
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError([f"{origin.where}: allowed: key=value, such as seed=1 or stages.0.steps=50"])
+    if keys == ["extends"]:
+        raise RecipeError([f"{origin.where}: `extends` belongs in a recipe file; run that recipe instead"])
+    value = trees.parse_value(text, origin)
+    if len(keys) == 1:
+        value = _expand(keys[0], value)
+    if keys[0] == "model":
+        tree = _make_room(tree, value if len(keys) == 1 else Node({keys[1]: Node("", origin)}, origin))
+    return trees.put(tree, keys, value)
+
+
+def _absolute_paths(tree: Node) -> Node:
+    """`tree` with each local model, data set and reward file that exists under its absolute path."""
+    data = tree.plain()
+    keys: list[Key] = [("model", "path")]
+    keys += [("data", "sources", i, "dataset") for i in range(_length(data, "data", "sources"))]
+    keys += [("rewards", i, "use") for i in range(_length(data, "rewards"))]
+    for key in keys:
+        node = tree.nearest(key)
+        if not isinstance(node.value, str):
+            continue
+        path, colon, function = node.value.partition(".py:") if key[-1] == "use" else (node.value, "", "")
+        suffix = ".py" if colon else ""
+        found = next((p for p in candidates(path + suffix, node.origin) if os.path.exists(p)), None) if path else None
+        if found is not None and (colon or key[-1] != "use"):
+            tree = _replace(tree, key, Node(f"{found}:{function}" if colon else str(found), node.origin))
+    return tree
+
+
+def _length(data: Any, *keys: str) -> int:
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return len(data) if isinstance(data, list) else 0
+
+
+def _replace(tree: Node, key: Key, value: Node) -> Node:
+    return trees.put(tree, [str(part) for part in key], value)
+
+
+def _line(tree: Node, key: Key, text: str) -> str:
+    node = tree.nearest(key)
+    origin = node.origin
+    if isinstance(node.value, Mapping) and key and node is not tree.nearest(key[:-1]):
+        # A mapping that an override has changed below: that is the likelier mistake.
+        origin = next((below.origin for below in node.value.values() if below.origin.is_override), origin)
+    return f"{origin.where}: {dotted(key)}: {text}" if key else f"{origin.where}: {text}"

@@ -1,0 +1,91 @@
+"""pydantic's complaints about a recipe in this project's words: `got VALUE; allowed: ...; did you mean NAME?`.
+
+`recipes/load.py` calls `problems` and adds the file and the line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from recipes.schema import Recipe
+from recipes.tree import Key, did_you_mean, show
+
+ALLOWED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping (key: value)",
+    "dict_type": "a mapping (key: value)",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', starting with a letter or digit",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+}
+
+
+def problems(error: ValidationError) -> Iterator[tuple[Key, str]]:
+    """Each problem with the key that it is about."""
+    for details in error.errors(include_url=False):
+        yield from _problems(details)
+
+
+def _problems(error: ErrorDetails) -> Iterator[tuple[Key, str]]:
+    kind, context, key = error["type"], error.get("ctx", {}), error["loc"]
+    if len(key) > 2 and key[0] == "stages":
+        key = (*key[:2], *key[3:])  # pydantic puts the stage's kind third
+    if kind == "recipe":
+        yield from context["problems"]
+    elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _fields(error["loc"][:-1])
+        yield key, f"unknown key; allowed: {', '.join(known)}{did_you_mean(key[-1], known)}"
+    elif kind == "missing" and isinstance(key[-1], str):
+        yield key, "missing; write it here, or in a recipe that this one extends"
+    elif kind == "missing":  # from a list of fixed length
+        yield key[:-1], f"got {show(error['input'])}; allowed: a longer list"
+    elif kind == "union_tag_not_found":
+        yield (*key, "kind"), "missing; allowed: 'sft', 'grpo'"
+    elif kind == "union_tag_invalid":
+        tags = context["expected_tags"]
+        yield (*key, "kind"), f"got {show(context['tag'])}; allowed: {tags}{_near(context['tag'], tags)}"
+    else:
+        allowed = ALLOWED.get(kind, error["msg"].replace("{", "{{").replace("}", "}}")).format(**context)
+        if kind in ("int_type", "float_type", "bool_type") and _is_quoted(error["input"]):
+            allowed += ", without quotes"
+        near = _near(error["input"], allowed) if kind == "literal_error" else ""
+        yield key, f"got {show(error['input'])}; allowed: {allowed}{near}"
+
+
+def _is_quoted(value: object) -> bool:
+    """Whether a text would be a number or a truth value but for its quotes."""
+    return isinstance(value, str) and re.fullmatch(r"true|false|[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value) is not None
+
+
+def _near(value: object, quoted: str) -> str:
+    return did_you_mean(value, re.findall(r"'([^']*)'", quoted))
+
+
+def _fields(loc: Key) -> list[str]:
+    """The keys allowed at `loc`, a place as pydantic names it."""
+    here: list[type] = [Recipe]
+    for part in loc:
+        if len(here) > 1:
+            here = [c for c in here if part in get_args(get_type_hints(c)["kind"])] if isinstance(part, str) else here
+        elif isinstance(part, str):
+            here = _classes(get_type_hints(here[0])[part])
+    return [field.name for field in dataclasses.fields(here[0])] if loc else ["extends", *Recipe.model_fields]
+
+
+def _classes(annotation: Any) -> list[type]:
+    """The dataclasses that an annotation names, through tuples and unions."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return [annotation]
+    return [found for arg in get_args(annotation) for found in _classes(arg)]

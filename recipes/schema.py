@@ -1,0 +1,163 @@
+"""What a recipe may say: the packages' own settings, composed, with the checks that span several of them. No torch.
+
+`recipes/load.py` builds a `Recipe` from YAML; `recipes/schema.json` is generated from it, for editors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from recipes.tree import Key, did_you_mean, dotted, show
+from rewards.config import RewardConfig
+from rl.config import EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig, SamplingConfig
+from specialists.config import DataConfig, SftConfig, SourceConfig
+from specialists.generators import GENERATORS, REASONING_GYM
+
+OWN_GENERATORS = tuple(GENERATORS)
+SHORTHANDS = {"model": "path", "engine": "name", "runtime": "mode"}  # `engine: torch` is `engine: {name: torch}`
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a run's folder is called by it
+
+StageConfig: TypeAlias = SftConfig | GrpoConfig
+
+
+class Recipe(BaseModel):
+    """A whole recipe, with every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    description: str = ""
+    domain: str = "math"
+    seed: int = 0
+    model: ModelConfig
+    data: DataConfig
+    stages: tuple[Annotated[StageConfig, Field(discriminator="kind")], ...]
+    rewards: tuple[RewardConfig, ...] = ()
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+    evaluation: EvalConfig = Field(default_factory=EvalConfig)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if problems := [*_model_problems(self), *_data_problems(self), *_stage_problems(self)]:
+            text = "; ".join(f"{dotted(key)}: {problem}" for key, problem in problems)
+            raise PydanticCustomError("recipe", "{text}", {"text": text, "problems": problems})
+        return self
+
+
+Problems: TypeAlias = Iterator[tuple[Key, str]]
+
+
+def _model_problems(recipe: Recipe) -> Problems:
+    path, init = recipe.model.path, recipe.model.init
+    if (path is None) == (init is None):
+        got = "got neither" if path is None else "got both"
+        yield ("model",), f"{got}; allowed: exactly one of path (an existing model) and init (a new one)"
+
+
+def _data_problems(recipe: Recipe) -> Problems:
+    if not recipe.data.sources:
+        yield ("data", "sources"), "got []; allowed: at least one source"
+    for i, source in enumerate(recipe.data.sources):
+        key: Key = ("data", "sources", i)
+        if (source.generator is None) == (source.dataset is None):
+            got = "got neither" if source.generator is None else "got both"
+            yield key, f"{got}; allowed: exactly one of generator and dataset"
+        elif source.dataset is not None and source.options:
+            yield (
+                (*key, "options"),
+                f"got {show(source.options)}; allowed only beside a generator; remove them",
+            )
+        yield from _generator_problems((*key, "generator"), source)
+    if any(isinstance(stage, SftConfig) for stage in recipe.stages):
+        lacking = [i for i, source in enumerate(recipe.data.sources) if not _may_demonstrate(source)]
+        if lacking and len(lacking) == len(recipe.data.sources):
+            yield (
+                ("data", "sources", lacking[0]),
+                "no source has demonstrations, which an sft stage imitates; allowed: a source with columns.response or"
+                f" columns.messages, or one of the generators {', '.join(OWN_GENERATORS)}; or remove the sft stages",
+            )
+
+
+def _may_demonstrate(source: SourceConfig) -> bool:
+    return source.generator in OWN_GENERATORS or bool(source.columns.response or source.columns.messages)
+
+
+def _generator_problems(key: Key, source: SourceConfig) -> Problems:
+    name = source.generator
+    if name is None or name in OWN_GENERATORS or re.fullmatch(REASONING_GYM + r"\w+", name):
+        return
+    near = did_you_mean(name, (*OWN_GENERATORS, REASONING_GYM + name.rpartition("/")[2]))
+    yield key, f"got {show(name)}; allowed: {', '.join(OWN_GENERATORS)}, {REASONING_GYM}NAME{near}"
+
+
+def _stage_problems(recipe: Recipe) -> Problems:
+    if not recipe.stages:
+        yield ("stages",), "got []; allowed: at least one stage, of kind sft or grpo"
+    limit = recipe.engine.max_seq_len
+    seen: dict[str, int] = {}
+    for i, stage in enumerate(recipe.stages):
+        key: Key = ("stages", i)
+        if not re.match(NAME_PATTERN, stage.name) or stage.name.isdigit():
+            yield (
+                (*key, "name"),
+                f"got {show(stage.name)}; allowed: letters, digits, '.', '_', '-'; not digits alone",
+            )
+        if stage.name in seen:
+            yield (
+                (*key, "name"),
+                f"got {show(stage.name)}, as stage {seen[stage.name]}; allowed: a name of its own",
+            )
+        seen.setdefault(stage.name, i)
+        if isinstance(stage, GrpoConfig):
+            yield from _length_problems((*key, "sampling"), stage.sampling, limit)
+            if not recipe.rewards:
+                yield (
+                    ("rewards",),
+                    f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from",
+                )
+    yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
+
+
+def _length_problems(key: Key, sampling: SamplingConfig, limit: int) -> Problems:
+    if sampling.max_tokens > limit:
+        yield (
+            (*key, "max_tokens"),
+            f"got {sampling.max_tokens}; allowed: at most engine.max_seq_len, {limit}, which holds the prompt as well",
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe file. Nothing that merges is required, because `extends` may supply it."""
+    schema = Recipe.model_json_schema()
+    defs: dict[str, dict[str, Any]] = schema["$defs"]
+    items = {SftConfig, GrpoConfig, SourceConfig, RewardConfig}  # list items replace whole, so they must be complete
+    for name in defs.keys() - {item.__name__ for item in items}:
+        defs[name].pop("required", None)
+    defs["GrpoConfig"]["required"] = ["kind"]  # the tag has a default in Python only
+    properties = schema["properties"]
+    for name, key in SHORTHANDS.items():
+        value = _without_null(defs[properties[name].get("$ref", "").rpartition("/")[2]]["properties"][key])
+        properties[name] = {"anyOf": [value, properties[name]], "description": f"A text is short for {key}."}
+    extends = {"type": "string", "description": "A recipe to start from: a file beside this one, or a shipped recipe."}
+    schema["properties"] = {"extends": extends, **properties}
+    schema.pop("required")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if "anyOf" in schema:
+        return dict(next(option for option in schema["anyOf"] if option.get("type") != "null"))
+    return {key: value for key, value in schema.items() if key not in {"default", "title"}}
+
+
+def schema_text() -> str:
+    """What `polymath recipes schema` prints and `recipes/schema.json` holds."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,108 @@
+"""Checkpoints and manifests: complete or absent. A folder is written under a temporary name, synced, then renamed.
+
+`checkpoints/step-N/` is a Hugging Face model folder with a `manifest.json`; `checkpoints/last` points at the newest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rewards.errors import UserError
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint or a run is and where it comes from.
+
+    >>> Manifest(name="quickstart", stage="grpo", step=560, domain="math").domain
+    'math'
+    """
+
+    name: str
+    stage: str
+    step: int  # updates since the run's beginning, over all its stages
+    domain: str
+    effort: str = "high"
+    model: str = ""  # where the run's first weights came from
+    tokenizer_fingerprint: str = ""
+    parents: Sequence[str] = ()  # folders of the checkpoints that this one was trained from
+    recipe_hash: str = ""
+    data_hash: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON atomically: readers see the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / "manifest.json", asdict(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no manifest.json there; expected a run's folder or one of its checkpoints") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest: {error}") from None
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`; on success it is synced and renamed, on any error removed."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def point_at(link: Path, target_name: str) -> None:
+    """Makes `link` a relative symbolic link to a sibling, replacing an older one in one step."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target_name)
+    temporary.replace(link)
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run's folder; a folder that is itself a model is returned as it is."""
+    if (run / "config.json").is_file():
+        return run
+    steps = [p for p in (run / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    if not steps:
+        raise UserError(f"{run}: neither a model folder (no config.json) nor a run with a checkpoint")
+    return max(steps, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

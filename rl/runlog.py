@@ -1,0 +1,61 @@
+"""A run's records: metrics.jsonl (one line a step), events.jsonl (what happened), TensorBoard files, summary.json.
+
+Anyone who wants to watch a run (the terminal view) is a listener and gets the same rows as they are written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch.utils.tensorboard import SummaryWriter
+
+from rl.checkpoint import write_json
+
+Row: TypeAlias = Mapping[str, Any]
+Listener: TypeAlias = Callable[[Row], None]
+
+
+class RunLog:
+    """Rows have `type` "metrics" or "event", and `attempt`: 0 for a run's first start, one more for each resume.
+
+    A metrics row: {"type": "metrics", "stage": "grpo", "step": 3, "global_step": 523, "reward_mean": 0.4, "train_s": 0.7}.
+    Keys that end in `_s` or `_per_s` are timings; all others depend on recipe and seed alone.
+    """
+
+    def __init__(self, folder: Path, listeners: Sequence[Listener] = (), *, attempt: int = 0) -> None:
+        self.folder, self.attempt, self._listeners = folder, attempt, list(listeners)
+        self._start = time.perf_counter()
+        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._events = (folder / "events.jsonl").open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def metrics(self, stage: str, step: int, global_step: int, values: Mapping[str, float]) -> None:
+        row = {"type": "metrics", "attempt": self.attempt, "stage": stage, "step": step, "global_step": global_step}
+        self._write(self._metrics, {**row, **values, "elapsed_s": self._elapsed()})
+        for name, value in values.items():
+            self._board.add_scalar(f"{stage}/{name}", value, global_step)
+
+    def event(self, name: str, **fields: Any) -> None:
+        row = {"type": "event", "attempt": self.attempt, "event": name, **fields, "elapsed_s": self._elapsed()}
+        self._write(self._events, row)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        write_json(self.folder / "summary.json", values)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()
+        self._board.close()
+
+    def _elapsed(self) -> float:
+        return round(time.perf_counter() - self._start, 3)
+
+    def _write(self, file: Any, row: dict[str, Any]) -> None:
+        file.write(json.dumps(row, ensure_ascii=False, default=float) + "\n")
+        file.flush()
+        for listener in self._listeners:
+            listener(row)

@@ -1,0 +1,154 @@
+"""A recipe's data as tasks and demonstrations, split into training and held-out sides that never share a task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count as count_up
+from itertools import islice
+
+import numpy as np
+
+from rewards.errors import UserError
+from rewards.task import Demonstration, Task, data_hash, is_held_out
+from rl.rng import key_of
+from specialists.config import DataConfig, SourceConfig
+from specialists.datasets import load_dataset_examples
+from specialists.example import Example
+from specialists.generators import stream
+
+PATIENCE = 200  # draws in a row that bring no new task before a generator counts as exhausted
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both sides of a recipe's data; no content hash is on both."""
+
+    train: Sequence[Example]
+    held_out: Sequence[Task]
+
+    @property
+    def demonstrations(self) -> list[Demonstration]:
+        return [d for example in self.train for d in example.demonstrations]
+
+    @property
+    def hash(self) -> str:
+        return data_hash([*(e.task for e in self.train), *self.held_out])
+
+
+def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
+    """Reads or generates every source, mixed by weight, without duplicates, split by content hash.
+
+    Held-out tasks depend on the recipe's data alone, so that runs with different seeds are measured on the same ones.
+    """
+    train, held_out = list[Example](), list[Task]()
+    total = sum(s.weight for s in config.sources)
+    for source in config.sources:
+        share = source.weight / total
+        want_train, want_held_out = max(1, round(config.num_train * share)), max(1, round(config.num_eval * share))
+        if source.generator is not None:
+            fixed = _generated(source, config.held_out_share, want_train=0, want_held_out=want_held_out, seed=0)[1]
+            fresh = _generated(source, config.held_out_share, want_train=want_train, want_held_out=0, seed=seed + 1)[0]
+        else:
+            fresh, fixed = load_dataset_examples(source, config.held_out_share, domain=domain)
+            fresh = _shuffled(fresh, seed)[:want_train]
+            fixed = [e.task for e in _shuffled([Example(t) for t in fixed], 0)][:want_held_out]
+        train += fresh
+        held_out += fixed
+    _check(train, held_out, config)
+    return Data(_shuffled(train, seed), held_out)
+
+
+def _generated(
+    source: SourceConfig, held_out_share: float, *, want_train: int, want_held_out: int, seed: int
+) -> tuple[list[Example], list[Task]]:
+    """Distinct examples of a generator until both wishes are met; a generator that runs dry gives what it has."""
+    train, held_out, seen, stale = list[Example](), list[Task](), set[str](), 0
+    for example in stream(source, seed):
+        stale += 1
+        task = example.task
+        if task.content_hash not in seen:
+            if is_held_out(task, held_out_share) and len(held_out) < want_held_out:
+                held_out.append(task)
+                stale = 0
+            elif not is_held_out(task, held_out_share) and len(train) < want_train:
+                train.append(example)
+                stale = 0
+            seen.add(task.content_hash)
+        if (len(train) >= want_train and len(held_out) >= want_held_out) or stale > PATIENCE + 20 / held_out_share:
+            break
+    return train, held_out
+
+
+def _check(train: Sequence[Example], held_out: Sequence[Task], config: DataConfig) -> None:
+    overlap = {e.task.content_hash for e in train} & {t.content_hash for t in held_out}
+    if overlap:
+        raise UserError(
+            f"data.sources: {len(overlap)} held-out tasks are among the training tasks too; remove eval_split to split by content "
+            "hash, or take them out of one of the splits"
+        )
+    if not train or not held_out:
+        side = "training" if not train else "held-out"
+        raise UserError(
+            f"data.sources: no {side} task; got {len(train)} training and {len(held_out)} held-out tasks with "
+            f"data.held_out_share {config.held_out_share}; give more data or another share"
+        )
+
+
+def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """A fixed order for each seed, whatever order the examples came in."""
+    return sorted(examples, key=lambda e: key_of(seed, "order", e.task.content_hash))
+
+
+@dataclass
+class TaskSampler:
+    """Endless passes over the training tasks, each pass in an order of its own; `cursor` is all of its state."""
+
+    tasks: Sequence[Task]
+    seed: int
+    cursor: int = 0
+
+    def next(self, count: int) -> list[tuple[int, Task]]:
+        """The next (epoch, task) pairs."""
+        return list(islice(self._from_cursor(), count))
+
+    def _from_cursor(self) -> Iterator[tuple[int, Task]]:
+        while True:
+            epoch, place = divmod(self.cursor, len(self.tasks))
+            order = np.random.default_rng(key_of(self.seed, "epoch", epoch)).permutation(len(self.tasks))
+            for index in order[place:]:
+                self.cursor += 1
+                yield epoch, self.tasks[index]
+
+
+def pick_demonstrations(
+    train: Sequence[Example], mixture: Mapping[str, float], count: int, seed: str
+) -> Iterable[Demonstration]:
+    """`count` demonstrations in training order: tasks in passes, each with one style drawn from `mixture`.
+
+    An empty mixture takes every demonstration of every task as it is.
+    """
+    if mixture:
+        styles = {d.style for e in train for d in e.demonstrations}
+        missing = sorted(set(mixture) - styles)
+        if missing:
+            raise UserError(f"mixture: got style {missing[0]!r}; allowed: {', '.join(sorted(styles))}")
+    choices = [e.demonstrations for e in train if e.demonstrations]
+    if not choices:
+        raise UserError("an SFT stage needs demonstrations, and the data has none; map `data.sources.columns.response`")
+    if not mixture:
+        choices = [(d,) for options in choices for d in options]
+    rng = random.Random(f"{seed}/styles")
+    picked = 0
+    for epoch in count_up():
+        for index in np.random.default_rng(key_of(seed, epoch)).permutation(len(choices)):
+            options = choices[index]
+            if mixture:
+                style = rng.choices(list(mixture), list(mixture.values()))[0]
+                options = tuple(d for d in options if d.style == style)
+            if options and picked < count:
+                yield options[0]
+                picked += 1
+        if picked == count:
+            return

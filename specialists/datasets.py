@@ -1,0 +1,110 @@
+"""Data sets as examples: JSONL, Parquet, a local folder or a hub id, through the `datasets` library.
+
+The recipe maps columns; a column that is not there is an error that lists those that are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from rewards.errors import UserError
+from rewards.task import Demonstration, Message, Role, Task, is_held_out
+from specialists.config import ColumnsConfig, SourceConfig
+from specialists.example import Example
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+def load_dataset_examples(source: SourceConfig, held_out_share: float, *, domain: str) -> tuple[list[Example], list[Task]]:
+    """(training examples, held-out tasks), without duplicates.
+
+    With `eval_split` that split is held out as it is and training tasks that also stand in it are left out; else tasks are
+    held out by content hash.
+    """
+    examples = _examples(source, source.split, domain)
+    if source.eval_split is None:
+        train = [e for e in examples if not is_held_out(e.task, held_out_share)]
+        return train, [e.task for e in examples if is_held_out(e.task, held_out_share)]
+    held_out = [e.task for e in _examples(source, source.eval_split, domain)]
+    hashes = {t.content_hash for t in held_out}
+    return [e for e in examples if e.task.content_hash not in hashes], held_out
+
+
+def _examples(source: SourceConfig, split: str, domain: str) -> list[Example]:
+    rows = _rows(source, split)
+    _check_columns(source, list(rows.column_names))
+    found: dict[str, Example] = {}
+    for i, row in enumerate(rows):
+        example = _example(source, dict(row), f"{source.dataset}/{split}/{i}", domain)
+        found.setdefault(example.task.content_hash, example)
+    if not found:
+        raise UserError(f"data.sources: data set {source.dataset!r}, split {split!r}, is empty")
+    return list(found.values())
+
+
+def _rows(source: SourceConfig, split: str) -> datasets.Dataset:
+    name = str(source.dataset)
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            if path.suffix not in FORMATS:
+                raise UserError(f"data.sources: got {name!r}; allowed files: {', '.join(FORMATS)}")
+            return datasets.load_dataset(FORMATS[path.suffix], data_files={split: str(path)}, split=split)
+        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(str(path))
+            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return datasets.load_dataset(str(path) if path.is_dir() else name, source.subset, split=split)
+    except (ValueError, KeyError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetGenerationError) as error:
+        raise UserError(
+            f"data.sources: cannot load split {split!r} of data set {name!r}: {error.__cause__ or error}"
+        ) from error
+
+
+def _check_columns(source: SourceConfig, present: list[str]) -> None:
+    columns = source.columns
+    wanted = {"messages": columns.messages} if columns.messages else {"prompt": columns.prompt}
+    wanted |= {k: v for k, v in (("response", columns.response), ("reasoning", columns.reasoning), ("kind", columns.kind)) if v}
+    for key, name in wanted.items():
+        if name not in present:
+            close = difflib.get_close_matches(name, present, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"data.sources.columns.{key}: got {name!r}; data set {source.dataset!r} has the columns {', '.join(present)}{hint}"
+            )
+
+
+def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain: str) -> Example:
+    columns = source.columns
+    messages, response = _conversation(columns, row, task_id)
+    answer = row.get(columns.answer)
+    task = Task(
+        id=task_id,
+        domain=domain,
+        messages=messages,
+        answer=None if answer is None else str(answer),
+        kind=str(row[columns.kind]) if columns.kind else "",
+        data={k: v for k, v in row.items() if k not in (columns.prompt, columns.messages, columns.response, columns.reasoning)},
+    )
+    return Example(task, (Demonstration(task, response),) if response is not None else ())
+
+
+def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> tuple[tuple[Message, ...], Message | None]:
+    """The prompt's messages, and the response to imitate if there is one: a column, or the conversation's last message."""
+    if columns.messages is None:
+        prompt = (Message(Role.USER, str(row[columns.prompt])),)
+    else:
+        try:
+            prompt = tuple(Message(Role(m["role"]), m["content"], m.get("reasoning_content")) for m in row[columns.messages])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"data.sources: {task_id}: messages need `role` and `content`: {error}") from error
+    if columns.response is None:
+        if prompt and prompt[-1].role is Role.ASSISTANT:
+            return prompt[:-1], prompt[-1]
+        return prompt, None
+    reasoning = row[columns.reasoning] if columns.reasoning else ""
+    return prompt, Message(Role.ASSISTANT, str(row[columns.response]), reasoning)
