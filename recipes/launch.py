@@ -27,7 +27,8 @@ from rl.checkpoint import point_at, write_manifest
 from rl.collect import Evaluation
 from rl.config import GrpoConfig, RuntimeConfig
 from rl.runlog import RunLog
-from rl.workers import InlineWorkers, Workers
+from rl.scoring import RewardWorker
+from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, Workers
 from specialists.grpo import ScoringFailedError
 from specialists.specialist import Plan, Specialist
 
@@ -49,8 +50,8 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
             "run_started", name=folder.name, folder=str(folder), stages=stages, seed=recipe.seed,
             runtime=recipe.runtime.mode, threads=threads,
         )  # fmt: skip
-        with runtime(recipe.runtime) as workers:
-            specialist = Specialist(plan, folder, log, workers)
+        specialist = Specialist(plan, folder, log)
+        with ray_runtime(recipe.runtime):
             code = _train(specialist, log)
         summary = _summary(specialist, recipe, code, time.perf_counter() - start)
         log.summary(summary)
@@ -88,32 +89,44 @@ def num_threads(config: RuntimeConfig) -> int:
 
 
 @contextlib.contextmanager
-def runtime(config: RuntimeConfig) -> Iterator[Workers]:
-    """The workers of `inline`, or those of a Ray started here and stopped at the end."""
-    threads = num_threads(config)
-    torch.set_num_threads(threads)
+def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
+    """A Ray of this run's own, stopped at the end; nothing where the recipe says inline."""
     if config.mode == "inline":
-        yield InlineWorkers()
+        yield
         return
     try:
         import ray
     except ImportError:
         raise UserError(
-            "runtime: got ray, which is not installed; run with runtime=inline or install it (`make env`)"
+            "runtime: got ray, which is not installed; install it (`make env`) or run with runtime=inline"
         ) from None
-    from rl.actors import RayWorkers
-
     root = str(Path(__file__).resolve().parent.parent)
     ray.init(
         include_dashboard=False,
         log_to_driver=False,
-        configure_logging=False,
+        logging_level="ERROR",
         runtime_env={"env_vars": {"PYTHONPATH": root, "TOKENIZERS_PARALLELISM": "false"}},
     )
     try:
-        yield RayWorkers(num_threads=threads, timeout_s=config.timeout_s)
+        yield
     finally:
         ray.shutdown()
+
+
+async def start_workers(plan: Plan) -> Workers:
+    """The workers that the plan's runtime asks for; Ray is up already where it is needed."""
+    config, threads = plan.runtime, num_threads(plan.runtime)
+    torch.set_num_threads(threads)
+    if config.mode == "ray":
+        from rl.actors import Cluster
+
+        cluster = Cluster(num_threads=threads, timeout_s=config.timeout_s)
+        return await cluster.start(plan.rewards, config.num_rollout_workers, config.num_reward_workers)
+    return Workers(
+        InlineTrainer(),
+        [InlineRollouts() for _ in range(config.num_rollout_workers)],
+        [InlineRewards(RewardWorker(plan.rewards)) for _ in range(config.num_reward_workers)],
+    )
 
 
 def new_run_folder(name: str) -> Path:
@@ -132,9 +145,17 @@ def new_run_folder(name: str) -> Path:
     raise UserError(f"{RUNS}/{name}: no free run number; remove old runs")
 
 
+async def _train_with_workers(specialist: Specialist) -> None:
+    workers = await start_workers(specialist.plan)
+    try:
+        await specialist.train(workers)
+    finally:
+        await asyncio.gather(*(worker.close() for worker in workers.rollouts))
+
+
 def _train(specialist: Specialist, log: RunLog) -> int:
     try:
-        asyncio.run(specialist.train())
+        asyncio.run(_train_with_workers(specialist))
     except KeyboardInterrupt:
         log.event("interrupted", kept=str(specialist.last) if specialist.last else None)
         return 130

@@ -1,7 +1,8 @@
 """The same workers as Ray actors: thin wrappers over the plain classes, and handles with a timeout on every wait.
 
 Actors are asynchronous; blocking work runs in their threads, so that a call such as stop is answered in the middle of it.
-Weights travel through Ray's object store: the trainer puts them once, every engine reads them without a copy on disk.
+Weights travel through Ray's object store: the trainer puts them once, every engine reads them, nothing goes through disk.
+torch is imported by the actors that need it, not by reward workers.
 """
 
 from __future__ import annotations
@@ -11,44 +12,72 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
-from rl.batch import Sample
-from rl.engine.protocol import Capabilities
-from rl.rollout import GroupRequest
 from rl.scoring import RewardWorker
-from rl.trajectory import Trajectory
-from rl.workers import Event, Job, RewardHandle, RolloutHandle, RolloutSpec, TrainerHandle, TrainerSpec
+
+if TYPE_CHECKING:
+    from rl.batch import Sample
+    from rl.engine.protocol import Capabilities
+    from rl.rollout import GroupRequest
+    from rl.trajectory import Trajectory
+    from rl.workers import EngineSpec, Event, Job, TrainerSpec, Workers
 
 POLL_S = 0.2  # between two looks at a job's events
+STOP_S = 30.0  # for a job to end after it was asked to
 
 
 class TrainerActor:
-    def __init__(self, spec: TrainerSpec, num_threads: int) -> None:
+    def __init__(self, num_threads: int) -> None:
+        import torch
+
+        from rl.workers import InlineTrainer
+
         torch.set_num_threads(num_threads)
-        self.worker = spec.build()
+        self.worker = InlineTrainer()
+        self._events: list[Event] = []
+        self._stop = threading.Event()
+
+    async def run_job(self, job: Job) -> Any:
+        self._events, self._stop = [], threading.Event()
+        return await asyncio.to_thread(job.run, self._events.append, self._stop.is_set)
+
+    async def events(self, start: int) -> list[Event]:
+        """The running job's events from number `start` on; fetched, so that no connection back to the driver is needed."""
+        return self._events[start:]
+
+    async def stop_job(self) -> None:
+        self._stop.set()
+
+    async def open(self, spec: TrainerSpec) -> None:
+        await self.worker.open(spec)
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return await asyncio.to_thread(self.worker.train_step, samples)
+        return await self.worker.train_step(samples)
 
     async def publish(self) -> list[ray.ObjectRef]:
-        weights = await asyncio.to_thread(self.worker.publish)
-        return [ray.put(weights)]  # in a list, so that the caller gets the reference and not the weights
+        return [ray.put(await self.worker.publish())]  # in a list, so that the caller gets the reference, not the weights
 
     async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self.worker.save, folder)
+        await self.worker.save(folder)
 
 
 class RolloutActor:
-    def __init__(self, spec: RolloutSpec, num_threads: int) -> None:
+    def __init__(self, num_threads: int) -> None:
+        import torch
+
+        from rl.workers import InlineRollouts
+
         torch.set_num_threads(num_threads)
-        self.worker = spec.build()
+        self.worker = InlineRollouts()
+
+    async def open(self, spec: EngineSpec) -> Capabilities:
+        return await self.worker.open(spec)
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
         return await self.worker.rollout(requests)
@@ -56,8 +85,8 @@ class RolloutActor:
     async def pull(self, weights: list[ray.ObjectRef]) -> None:
         await self.worker.pull(await weights[0])
 
-    async def capabilities(self) -> Capabilities:
-        return await self.worker.capabilities()
+    async def close(self) -> None:
+        await self.worker.close()
 
 
 class RewardActor:
@@ -68,66 +97,61 @@ class RewardActor:
         return await asyncio.to_thread(self.worker.score, items)
 
 
-class JobActor:
-    """Runs one job in a thread; its events are fetched, so that they cross machines without a connection back."""
+@dataclass(frozen=True)
+class Cluster:
+    """Starts actors. Each asks for a sliver of a core: on one machine trainer and sampler take turns on the same cores."""
 
-    def __init__(self, job: Job, num_threads: int) -> None:
-        torch.set_num_threads(num_threads)
-        self.job, self._events, self._stop = job, list[Event](), threading.Event()
+    num_threads: int  # of each worker's tensor operations
+    timeout_s: float  # of any single answer
 
-    async def run(self) -> Any:
-        return await asyncio.to_thread(self.job.run, self._events.append, self._stop.is_set)
+    async def start(self, sources: Sequence[RewardSource], num_rollouts: int, num_rewards: int) -> Workers:
+        """All workers of a run, started side by side; returns when every one of them is up."""
+        from rl.workers import Workers
 
-    async def events(self, start: int) -> list[Event]:
-        return self._events[start:]
+        trainer = self._actor(TrainerActor, self.num_threads)
+        rollouts = [self._actor(RolloutActor, self.num_threads) for _ in range(num_rollouts)]
+        rewards = [self._actor(RewardActor, sources) for _ in range(num_rewards)]
+        names = ["the trainer", *(f"rollout worker {i}" for i in range(num_rollouts))]
+        names += [f"reward worker {i}" for i in range(num_rewards)]
+        await asyncio.gather(
+            *(
+                _answer(actor.__ray_ready__.remote(), self.timeout_s, f"{name} to start")
+                for actor, name in zip([trainer, *rollouts, *rewards], names, strict=True)
+            )
+        )
+        return Workers(
+            RayTrainer(trainer, self.timeout_s),
+            [RayRollouts(actor, self.timeout_s) for actor in rollouts],
+            [RayRewards(actor, self.timeout_s) for actor in rewards],
+        )
 
-    async def stop(self) -> None:
-        self._stop.set()
-
-
-class RayWorkers:
-    """Starts actors. They ask for a sliver of a core each: on one machine trainer and sampler take turns on the same cores."""
-
-    def __init__(self, *, num_threads: int, timeout_s: float) -> None:
-        self.num_threads, self.timeout_s = num_threads, timeout_s
-
-    async def trainer(self, spec: TrainerSpec) -> TrainerHandle:
-        return RayTrainer(await self._start("the trainer", TrainerActor, spec, self.num_threads), self.timeout_s)
-
-    async def rollouts(self, spec: RolloutSpec, count: int) -> list[RolloutHandle]:
-        starts = [self._start(f"rollout worker {i}", RolloutActor, spec, self.num_threads) for i in range(count)]
-        return [RayRollouts(actor, self.timeout_s) for actor in await asyncio.gather(*starts)]
-
-    async def rewards(self, sources: Sequence[RewardSource], count: int) -> list[RewardHandle]:
-        starts = [self._start(f"reward worker {i}", RewardActor, sources) for i in range(count)]
-        return [RayRewards(actor, self.timeout_s) for actor in await asyncio.gather(*starts)]
-
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        actor = await self._start("the supervised stage", JobActor, job, self.num_threads)
-        done, seen = asyncio.ensure_future(_future(actor.run.remote())), 0
-        try:
-            while not done.done():
-                await asyncio.wait([done], timeout=POLL_S)
-                events = await _answer(actor.events.remote(seen), self.timeout_s, "progress of the supervised stage")
-                seen += len(events)
-                for event in events:
-                    report(event)
-            return done.result()
-        finally:
-            if not done.done():
-                await _answer(actor.stop.remote(), self.timeout_s, "the supervised stage to stop")
-            ray.kill(actor)
-
-    async def _start(self, what: str, cls: type, *args: Any) -> Any:
-        actor = ray.remote(num_cpus=0.01, max_concurrency=64)(cls).remote(*args)
-        await _answer(actor.__ray_ready__.remote(), self.timeout_s, f"{what} to start")
-        return actor
+    def _actor(self, cls: type, *args: Any) -> Any:
+        return ray.remote(num_cpus=0.01, max_concurrency=64)(cls).remote(*args)
 
 
 @dataclass(frozen=True)
 class RayTrainer:
     actor: Any
     timeout_s: float
+
+    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
+        done, seen = asyncio.ensure_future(_future(self.actor.run_job.remote(job))), 0
+        try:
+            finished = False
+            while not finished:
+                await asyncio.wait([done], timeout=POLL_S)
+                finished = done.done()
+                events = await _answer(self.actor.events.remote(seen), self.timeout_s, "progress of the supervised stage")
+                seen += len(events)
+                for event in events:
+                    report(event)
+            return await _answer(done, self.timeout_s, "the supervised stage")
+        finally:
+            if not done.done():
+                await _answer(self.actor.stop_job.remote(), STOP_S, "the supervised stage to stop")
+
+    async def open(self, spec: TrainerSpec) -> None:
+        await _answer(self.actor.open.remote(spec), self.timeout_s, "the trainer to load its model")
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         metrics: dict[str, float] = await _answer(self.actor.train_step.remote(samples), self.timeout_s, "a training step")
@@ -137,16 +161,17 @@ class RayTrainer:
         return await _answer(self.actor.publish.remote(), self.timeout_s, "the trainer to publish its weights")
 
     async def save(self, folder: Path) -> None:
-        await _answer(self.actor.save.remote(folder), self.timeout_s, f"the trainer to save {folder}")
-
-    async def close(self) -> None:
-        ray.kill(self.actor)
+        await _answer(self.actor.save.remote(folder.resolve()), self.timeout_s, f"the trainer to save {folder}")
 
 
 @dataclass(frozen=True)
 class RayRollouts:
     actor: Any
     timeout_s: float
+
+    async def open(self, spec: EngineSpec) -> Capabilities:
+        found: Capabilities = await _answer(self.actor.open.remote(spec), self.timeout_s, "an engine to start")
+        return found
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
         what = f"rollouts of {len(requests)} tasks"
@@ -156,12 +181,8 @@ class RayRollouts:
     async def pull(self, weights: Any) -> None:
         await _answer(self.actor.pull.remote(weights), self.timeout_s, "a rollout worker to load new weights")
 
-    async def capabilities(self) -> Capabilities:
-        found: Capabilities = await _answer(self.actor.capabilities.remote(), self.timeout_s, "an engine's capabilities")
-        return found
-
     async def close(self) -> None:
-        ray.kill(self.actor)
+        await _answer(self.actor.close.remote(), self.timeout_s, "an engine to stop")
 
 
 @dataclass(frozen=True)
@@ -174,14 +195,11 @@ class RayRewards:
         results: list[RewardResult] = await _answer(self.actor.score.remote(items), self.timeout_s, what)
         return results
 
-    async def close(self) -> None:
-        ray.kill(self.actor)
 
-
-async def _answer(reference: Any, timeout_s: float, what: str) -> Any:
+async def _answer(awaitable: Any, timeout_s: float, what: str) -> Any:
     """Waits for an actor's answer; an error of the worker is raised as itself, with the worker's traceback chained."""
     try:
-        return await asyncio.wait_for(_future(reference), timeout_s)
+        return await asyncio.wait_for(_future(awaitable), timeout_s)
     except TimeoutError:
         raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
     except ray.exceptions.RayTaskError as error:

@@ -42,9 +42,6 @@ class Crew:
     async def pull(self, weights: object) -> None:
         await asyncio.gather(*(worker.pull(weights) for worker in self.rollouts))
 
-    async def close(self) -> None:
-        await asyncio.gather(*(w.close() for w in self.rollouts), *(w.close() for w in self.rewards))
-
     async def _score(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
         items = [(t.task, t.completion) for t in trajectories]
         count = len(self.rewards)

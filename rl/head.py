@@ -46,15 +46,14 @@ def chunk_size(vocab_size: int) -> int:
 
 def _restrict(logits_CV: Tensor, kept: Sequence[NDArray[np.int32] | None]) -> Tensor:
     """Sets the logits that sampling had cut to -inf; rows whose entry is None were not cut."""
-    cut = [row for row, ids in enumerate(kept) if ids is not None]
+    cut = [(row, ids) for row, ids in enumerate(kept) if ids is not None]
     if not cut:
         return logits_CV
+    rows = np.repeat([row for row, _ in cut], [len(ids) for _, ids in cut])
+    columns = np.concatenate([ids for _, ids in cut]).astype(np.int64)
     allowed = torch.ones_like(logits_CV, dtype=torch.bool)
-    allowed[cut] = False
-    sizes = [len(kept[row]) for row in cut]  # type: ignore[arg-type]
-    rows = torch.repeat_interleave(torch.tensor(cut), torch.tensor(sizes))
-    columns = torch.from_numpy(np.concatenate([kept[row] for row in cut]).astype(np.int64))  # type: ignore[misc]
-    allowed[rows.to(allowed.device), columns.to(allowed.device)] = True
+    allowed[[row for row, _ in cut]] = False
+    allowed[torch.from_numpy(rows), torch.from_numpy(columns)] = True
     return logits_CV.masked_fill(~allowed, float("-inf"))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rewards.task import Task
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
-from rl.engine.protocol import Capabilities, Engine, GenerateRequest, TokenChunk
+from rl.engine.protocol import Engine, GenerateRequest, TokenChunk
 from rl.engine.torch_engine import TorchEngine
 from rl.policy import load_policy
 from rl.rng import key_of
@@ -41,9 +41,6 @@ class RolloutWorker:
         self.chat = policy.chat
         self.engine: Engine = TorchEngine(policy, engine, timeout_s=timeout_s)
 
-    async def capabilities(self) -> Capabilities:
-        return self.engine.capabilities
-
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights.version, weights.tensors)
 
@@ -55,9 +52,6 @@ class RolloutWorker:
         finally:
             await self.engine.resume()
         return [list(await asyncio.gather(*group)) for group in groups]
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.engine.close)
 
     def _start(self, request: GroupRequest, index: int) -> asyncio.Task[Trajectory]:
         rollout_id = RolloutId(request.epoch, request.task.content_hash, index)

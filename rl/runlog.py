@@ -39,7 +39,7 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(f"{stage}/{name}", value, global_step)
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         row = {"type": "event", "attempt": self.attempt, "event": name, **fields, "elapsed_s": self._elapsed()}
         self._write(self._events, row)
 

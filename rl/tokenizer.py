@@ -22,22 +22,28 @@ THINK, END_THINK = "<think>", "</think>"
 TOOLS = "｜DSML｜"
 
 # Thinking of turns before the last user message is dropped, as the published format does when there are no tools.
-CHAT_TEMPLATE = (
-    "{{ '%(bos)s' }}"
-    "{%% set last_user = namespace(index=-1) %%}"
-    "{%% for m in messages %%}{%% if m.role == 'user' %%}{%% set last_user.index = loop.index0 %%}{%% endif %%}{%% endfor %%}"
-    "{%% for m in messages %%}"
-    "{%% if m.role == 'user' %%}{{ '%(user)s' + m.content }}"
-    "{%% elif m.role == 'assistant' %%}{{ '%(assistant)s' }}"
-    "{%% if m.reasoning_content is defined and loop.index0 > last_user.index %%}"
-    "{{ '%(think)s' + m.reasoning_content }}{%% endif %%}"
-    "{{ '%(end_think)s' + m.content + '%(eos)s' }}"
-    "{%% else %%}{{ m.content }}{%% endif %%}"
-    "{%% endfor %%}"
-    "{%% if add_generation_prompt %%}{{ '%(assistant)s' }}"
-    "{%% if enable_thinking is not defined or enable_thinking %%}{{ '%(think)s' }}{%% else %%}{{ '%(end_think)s' }}{%% endif %%}"
-    "{%% endif %%}"
-) % {"bos": BOS, "eos": EOS, "user": USER, "assistant": ASSISTANT, "think": THINK, "end_think": END_THINK}
+CHAT_TEMPLATE = f"""
+{{{{- '{BOS}' -}}}}
+{{%- set last_user = namespace(index=-1) -%}}
+{{%- for m in messages -%}}
+    {{%- if m.role == 'user' -%}}{{%- set last_user.index = loop.index0 -%}}{{%- endif -%}}
+{{%- endfor -%}}
+{{%- for m in messages -%}}
+    {{%- if m.role == 'user' -%}}{{{{- '{USER}' + m.content -}}}}
+    {{%- elif m.role == 'assistant' -%}}
+        {{{{- '{ASSISTANT}' -}}}}
+        {{%- if m.reasoning_content is defined and loop.index0 > last_user.index -%}}
+            {{{{- '{THINK}' + m.reasoning_content -}}}}
+        {{%- endif -%}}
+        {{{{- '{END_THINK}' + m.content + '{EOS}' -}}}}
+    {{%- else -%}}{{{{- m.content -}}}}{{%- endif -%}}
+{{%- endfor -%}}
+{{%- if add_generation_prompt -%}}
+    {{{{- '{ASSISTANT}' -}}}}
+    {{%- if enable_thinking is not defined or enable_thinking -%}}{{{{- '{THINK}' -}}}}
+    {{%- else -%}}{{{{- '{END_THINK}' -}}}}{{%- endif -%}}
+{{%- endif -%}}
+""".strip()
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -46,7 +52,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     minimum = len(specials) + len(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < minimum:
         raise UserError(
-            f"model.init.tokenizer_vocab_size: got {vocab_size}; allowed: at least {minimum} ({len(specials)} special tokens and the bytes)"
+            f"model.init.tokenizer_vocab_size: got {vocab_size}; allowed: at least {minimum} "
+            f"({len(specials)} special tokens and the bytes)"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

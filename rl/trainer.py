@@ -73,7 +73,7 @@ class Trainer:
         hidden_TD = _at_loss_tokens(self.policy, batch)
         reference_logprobs_T = self._reference_logprobs(batch)
         result = loss(hidden_TD, self.policy.head, batch, reference_logprobs_T)
-        (result.total / num_loss_tokens).backward()
+        torch.autograd.backward(result.total / num_loss_tokens)
         return {"loss": float(result.total.detach()), **result.sums}
 
     def optim_step(self) -> dict[str, float]:

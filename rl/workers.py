@@ -1,6 +1,7 @@
 """The workers of a run as its driver sees them: the same small asynchronous surface inline and on Ray.
 
 Here are the surface and its inline form (everything in this process); `rl/actors.py` has the form over Ray actors.
+Workers live as long as the run: a new stage gives them a new model, so no process starts twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
 from rl.batch import Sample
@@ -23,6 +23,8 @@ from rl.rollout import GroupRequest, RolloutWorker
 from rl.scoring import RewardWorker
 from rl.trainer import Trainer
 from rl.trajectory import Trajectory
+
+Event: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,32 @@ class TrainerSpec:
 
 
 @dataclass(frozen=True)
-class RolloutSpec:
+class EngineSpec:
+    """All that an engine is made from."""
+
     folder: str
     model: ModelConfig
     engine: EngineConfig
     timeout_s: float
 
-    def build(self) -> RolloutWorker:
-        return RolloutWorker(self.folder, self.model, self.engine, timeout_s=self.timeout_s)
+
+class Job(Protocol):
+    """A long blocking piece of training that can be pickled; `stopped` turns true when it should end."""
+
+    def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any: ...
 
 
 class TrainerHandle(Protocol):
+    """Where training happens: supervised jobs, then steps on samples."""
+
+    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
+        """Runs a job to its end and returns its result, handing over its events as they come."""
+        ...
+
+    async def open(self, spec: TrainerSpec) -> None:
+        """Builds the trainer that the calls below use, in place of an earlier one."""
+        ...
+
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]: ...
 
     async def publish(self) -> Any:
@@ -69,15 +86,15 @@ class TrainerHandle(Protocol):
 
     async def save(self, folder: Path) -> None: ...
 
-    async def close(self) -> None: ...
-
 
 class RolloutHandle(Protocol):
+    async def open(self, spec: EngineSpec) -> Capabilities:
+        """Starts the engine that the calls below use, in place of an earlier one."""
+        ...
+
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]: ...
 
     async def pull(self, weights: Any) -> None: ...
-
-    async def capabilities(self) -> Capabilities: ...
 
     async def close(self) -> None: ...
 
@@ -85,77 +102,85 @@ class RolloutHandle(Protocol):
 class RewardHandle(Protocol):
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]: ...
 
-    async def close(self) -> None: ...
 
+@dataclass(frozen=True)
+class Workers:
+    """All workers of a run."""
 
-Event: TypeAlias = dict[str, Any]
-
-
-class Job(Protocol):
-    """A long blocking piece of work, such as a supervised stage. It can be pickled; `stopped` turns true when it should end."""
-
-    def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any: ...
-
-
-class Workers(Protocol):
-    """Starts workers where the runtime puts them. Each handle's `close` frees what its worker holds."""
-
-    async def trainer(self, spec: TrainerSpec) -> TrainerHandle: ...
-
-    async def rollouts(self, spec: RolloutSpec, count: int) -> list[RolloutHandle]: ...
-
-    async def rewards(self, sources: Sequence[RewardSource], count: int) -> list[RewardHandle]: ...
-
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        """Runs a job to its end and returns its result, handing over its events as they come."""
-        ...
-
-
-class InlineWorkers:
-    """Everything in this process: what a debugger wants. Blocking work runs in threads, one call at a time."""
-
-    async def trainer(self, spec: TrainerSpec) -> TrainerHandle:
-        return InlineTrainer(await asyncio.to_thread(spec.build))
-
-    async def rollouts(self, spec: RolloutSpec, count: int) -> list[RolloutHandle]:
-        return [await asyncio.to_thread(spec.build) for _ in range(count)]
-
-    async def rewards(self, sources: Sequence[RewardSource], count: int) -> list[RewardHandle]:
-        return [InlineRewards(RewardWorker(sources)) for _ in range(count)]
-
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        loop, stop = asyncio.get_running_loop(), threading.Event()
-        try:
-            return await asyncio.to_thread(
-                job.run, lambda event: loop.call_soon_threadsafe(report, event) and None, stop.is_set
-            )
-        finally:
-            stop.set()  # a cancelled wait leaves the thread running: tell it to end
+    trainer: TrainerHandle
+    rollouts: Sequence[RolloutHandle]
+    rewards: Sequence[RewardHandle]
 
 
 class InlineTrainer:
-    def __init__(self, trainer: Trainer) -> None:
-        self.worker = trainer
+    """Training in this process; blocking work runs in a thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+
+    @property
+    def trainer(self) -> Trainer:
+        assert self._trainer is not None, "open() comes first"
+        return self._trainer
+
+    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def pass_on(event: Event) -> None:
+            loop.call_soon_threadsafe(report, event)
+
+        try:
+            return await asyncio.to_thread(job.run, pass_on, stop.is_set)
+        finally:
+            stop.set()  # a cancelled wait leaves the thread running: tell it to end
+
+    async def open(self, spec: TrainerSpec) -> None:
+        self._trainer = None  # frees the earlier one before the next is built
+        self._trainer = await asyncio.to_thread(spec.build)
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return await asyncio.to_thread(self.worker.train_step, samples)
+        return await asyncio.to_thread(self.trainer.train_step, samples)
 
     async def publish(self) -> Any:
-        return self.worker.publish()
+        return self.trainer.publish()
 
     async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self.worker.save, folder)
+        await asyncio.to_thread(self.trainer.save, folder)
+
+
+class InlineRollouts:
+    """Rollouts in this process."""
+
+    def __init__(self) -> None:
+        self._worker: RolloutWorker | None = None
+
+    @property
+    def worker(self) -> RolloutWorker:
+        assert self._worker is not None, "open() comes first"
+        return self._worker
+
+    async def open(self, spec: EngineSpec) -> Capabilities:
+        await self.close()
+        self._worker = await asyncio.to_thread(RolloutWorker, spec.folder, spec.model, spec.engine, timeout_s=spec.timeout_s)
+        return self._worker.engine.capabilities
+
+    async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
+        return await self.worker.rollout(requests)
+
+    async def pull(self, weights: Any) -> None:
+        await self.worker.pull(weights)
 
     async def close(self) -> None:
-        pass
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.engine.close)
+            self._worker = None
 
 
 class InlineRewards:
+    """Rewards in this process, in a thread."""
+
     def __init__(self, worker: RewardWorker) -> None:
         self.worker = worker
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         return await asyncio.to_thread(self.worker.score, items)
-
-    async def close(self) -> None:
-        pass

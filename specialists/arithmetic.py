@@ -27,7 +27,7 @@ class Problem:
     work: str
 
 
-def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul", "div")) -> Example:
+def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul")) -> Example:
     """Draw one task with a careful and a sloppy demonstration of it.
 
     The careful answer is right; the sloppy one is right about one time in four. Raises ValueError on an unknown kind.
@@ -56,7 +56,7 @@ def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul",
 
 
 def _add(rng: random.Random) -> Problem:
-    """345+278: `ones 5+8=13; tens 4+7+1=12; hundreds 3+2+1=6`, where a trailing +1 is the carry."""
+    """345+278: `ones 5+8=13; tens 4+7=11, 11+1=12; hundreds 3+2=5, 5+1=6`, where +1 is the carry."""
     left, right = rng.randint(100, 999), rng.randint(100, 999)
     carry, steps = 0, []
     for column, a, b in zip(COLUMNS, _digits(left), _digits(right), strict=True):
@@ -67,13 +67,14 @@ def _add(rng: random.Random) -> Problem:
 
 
 def _sub(rng: random.Random) -> Problem:
-    """345-178: `ones 15-8=7; tens 14-7-1=6; hundreds 3-1-1=1`: ten is borrowed, and paid back in the next column."""
-    right, left = sorted((rng.randint(100, 999), rng.randint(100, 999)))
+    """345-178: `ones 15-8=7; tens 14-7=7, 7-1=6; hundreds 3-1=2, 2-1=1`: ten is borrowed, the next column pays 1 back."""
+    right = rng.randint(100, 899)
+    left = rng.randint(right + 100, 999)  # an answer of three digits, so that none of its columns is a leading zero
     borrowed, steps = False, []
     for column, a, b in zip(COLUMNS, _digits(left), _digits(right), strict=True):
         borrow = a < b + borrowed
-        a += 10 * borrow
-        steps.append(f"{column} {a}-{b}={a - b}" + (f", {a - b}-1={a - b - 1}" if borrowed else ""))
+        top = a + 10 * borrow
+        steps.append(f"{column} {top}-{b}={top - b}" + (f", {top - b}-1={top - b - 1}" if borrowed else ""))
         borrowed = borrow
     return Problem("-", left, right, left - right, "; ".join(steps))
 
@@ -90,23 +91,10 @@ def _mul(rng: random.Random) -> Problem:
     return Problem("*", left, right, left * right, "; ".join(steps))
 
 
-def _div(rng: random.Random) -> Problem:
-    """2415/7: `hundreds 24=7*3+3; tens 31=7*4+3; ones 35=7*5+0`: quotient digit and rest, from the left."""
-    right = rng.randint(2, 9)
-    quotient = rng.randint(-(-1000 // right), 999)  # so that the number divided has four digits
-    left = quotient * right
-    rest, steps = left // 100, []
-    for column, digit in zip(reversed(COLUMNS), (None, left // 10 % 10, left % 10), strict=True):
-        rest = rest if digit is None else rest * 10 + digit
-        steps.append(f"{column} {rest}={right}*{rest // right}+{rest % right}")
-        rest %= right
-    return Problem("/", left, right, quotient, "; ".join(steps))
-
-
 def _sloppy(rng: random.Random, problem: Problem) -> Message:
-    """An answer given without the work: at best the first column, then a guess."""
+    """An answer given without the work: most often nothing before it, at best the problem restated."""
     restated = f"{problem.left}{problem.sign}{problem.right}"
-    reasoning = rng.choice(("", "", "easy", "I think I know this one", restated))
+    reasoning = rng.choice(("", "", "", "", "easy", "I know this one", restated))
     return Message(Role.ASSISTANT, str(_guess(rng, problem.answer)), reasoning=reasoning)
 
 
@@ -123,7 +111,7 @@ def _digits(number: int) -> list[int]:
     return [number % 10, number // 10 % 10, number // 100]
 
 
-KINDS: Mapping[str, Callable[[random.Random], Problem]] = {"add": _add, "sub": _sub, "mul": _mul, "div": _div}
+KINDS: Mapping[str, Callable[[random.Random], Problem]] = {"add": _add, "sub": _sub, "mul": _mul}
 
 NAMES = ("Ana", "Ben", "Chen", "Dora", "Emil", "Fatima")
 THINGS = ("apples", "books", "coins", "shells", "stamps")
@@ -146,11 +134,5 @@ QUESTIONS: Mapping[str, Sequence[str]] = {
         "Multiply {a} by {b}.",
         "{name} buys {b} boxes with {a} {thing} each. How many {thing} is that?",
         "{a} people bring {b} {thing} each. How many {thing} are there?",
-    ),
-    "div": (
-        "What is {a} / {b}?",
-        "Divide {a} by {b}.",
-        "{name} shares {a} {thing} among {b} friends. How many {thing} for each?",
-        "{a} {thing} go into {b} equal boxes. How many in each box?",
     ),
 }

@@ -85,8 +85,8 @@ def _check(train: Sequence[Example], held_out: Sequence[Task], config: DataConfi
     overlap = {e.task.content_hash for e in train} & {t.content_hash for t in held_out}
     if overlap:
         raise UserError(
-            f"data.sources: {len(overlap)} held-out tasks are among the training tasks too; remove eval_split to split by content "
-            "hash, or take them out of one of the splits"
+            f"data.sources: {len(overlap)} held-out tasks are among the training tasks too; remove eval_split to split by "
+            "content hash, or take them out of one of the splits"
         )
     if not train or not held_out:
         side = "training" if not train else "held-out"

@@ -74,7 +74,8 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
             close = difflib.get_close_matches(name, present, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UserError(
-                f"data.sources.columns.{key}: got {name!r}; data set {source.dataset!r} has the columns {', '.join(present)}{hint}"
+                f"data.sources.columns.{key}: got {name!r}; data set {source.dataset!r} has the columns "
+                f"{', '.join(present)}{hint}"
             )
 
 
@@ -96,7 +97,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
 def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> tuple[tuple[Message, ...], Message | None]:
     """The prompt's messages, and the response to imitate if there is one: a column, or the conversation's last message."""
     if columns.messages is None:
-        prompt = (Message(Role.USER, str(row[columns.prompt])),)
+        prompt: tuple[Message, ...] = (Message(Role.USER, str(row[columns.prompt])),)
     else:
         try:
             prompt = tuple(Message(Role(m["role"]), m["content"], m.get("reasoning_content")) for m in row[columns.messages])

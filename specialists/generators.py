@@ -42,8 +42,8 @@ def _reasoning_gym(name: str, options: Mapping[str, Any], seed: int) -> Iterator
         import reasoning_gym
     except ImportError:
         raise UserError(
-            f"data.sources: generator reasoning_gym/{name} needs the reasoning-gym package, which is not installed; add it with "
-            "`make env-reasoning-gym` (one of its dependencies is compiled: it needs a C compiler)"
+            f"data.sources: generator reasoning_gym/{name} needs the reasoning-gym package, which is not installed; add it "
+            "with `make env-reasoning-gym` (one of its dependencies is compiled: it needs a C compiler)"
         ) from None
     size, block = 1024, 0
     while True:

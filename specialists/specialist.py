@@ -1,10 +1,11 @@
 """A specialist from its recipe's stages: data, first model, SFT stages, GRPO stages, an evaluation after each.
 
-`Specialist.train()` is the order of things; it starts workers through `rl/workers.py` and so does not know where they run.
+`Specialist.train()` is the order of things; it gets its workers and so does not know where they run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rl.policy import init_policy
 from rl.runlog import RunLog
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from rl.trajectory import TrajectoryGroup
-from rl.workers import RolloutSpec, TrainerSpec, Workers
+from rl.workers import EngineSpec, TrainerSpec, Workers
 from specialists.config import DataConfig, SftConfig
 from specialists.data import Data, TaskSampler, load_data, pick_demonstrations
 from specialists.grpo import GrpoLoop, Metrics
@@ -52,22 +53,29 @@ class Plan:
 class Specialist:
     """One run. State: the newest checkpoint, the count of updates, the evaluations so far."""
 
-    def __init__(self, plan: Plan, folder: Path, log: RunLog, workers: Workers) -> None:
-        self.plan, self.folder, self.log, self.workers = plan, folder, log, workers
+    def __init__(self, plan: Plan, folder: Path, log: RunLog) -> None:
+        self.plan, self.folder, self.log = plan, folder, log
         self.primary = Scorer(plan.rewards).primary if plan.rewards else ""
         self.global_step = 0
         self.evaluations: list[tuple[str, Evaluation]] = []
         self.last: Path | None = None  # the newest checkpoint
         self.grpo_tokens, self.grpo_s = 0.0, 0.0
         self._data: Data | None = None
+        self._workers: Workers | None = None
+
+    @property
+    def workers(self) -> Workers:
+        assert self._workers is not None, "train() gets the workers"
+        return self._workers
 
     @property
     def data(self) -> Data:
         assert self._data is not None, "train() loads the data first"
         return self._data
 
-    async def train(self) -> None:
+    async def train(self, workers: Workers) -> None:
         """Runs every stage; each ends with a checkpoint."""
+        self._workers = workers
         self.log.event("data_loading", sources=[s.generator or s.dataset for s in self.plan.data.sources])
         self._data = load_data(self.plan.data, domain=self.plan.domain, seed=self.plan.seed)
         self.log.event("data", num_train=len(self.data.train), num_held_out=len(self.data.held_out), hash=self.data.hash)
@@ -118,20 +126,18 @@ class Specialist:
             step = int(values.pop("step"))
             self.log.metrics(stage.name, step, first + step, values)
 
-        await self.workers.run_job(job, report)
+        await self.workers.trainer.run_job(job, report)
         self.global_step += stage.steps
         checkpoint = self._checkpoint(stage.name, (source,), lambda folder: _move_into(target, folder))
         if stage.evaluate and self.plan.rewards:
             crew = await self._crew(checkpoint)
-            try:
-                await self._evaluate(crew, stage.name, stage.steps, self.data.held_out[: self.plan.evaluation.num_tasks])
-            finally:
-                await crew.close()
+            await self._evaluate(crew, stage.name, stage.steps, self.data.held_out[: self.plan.evaluation.num_tasks])
         return checkpoint
 
     async def _grpo(self, stage: GrpoConfig, source: Path) -> Path:
         optimizer = stage.optimizer or self.plan.optimizer
-        trainer = await self.workers.trainer(TrainerSpec(str(source), self.plan.model, optimizer, stage))
+        trainer = self.workers.trainer
+        await trainer.open(TrainerSpec(str(source), self.plan.model, optimizer, stage))
         crew = await self._crew(source)
         first, checkpoint = self.global_step, source
 
@@ -165,19 +171,15 @@ class Specialist:
             if self.global_step > first and checkpoint == source:
                 await save()  # interrupted or failed: what was learned is kept
             raise
-        finally:
-            await crew.close()
-            await trainer.close()
         return checkpoint
 
     async def _crew(self, model: Path) -> Crew:
-        plan = self.plan
-        spec = RolloutSpec(str(model), plan.model, plan.engine, plan.runtime.timeout_s)
-        rollouts = await self.workers.rollouts(spec, plan.runtime.num_rollout_workers)
-        found = await rollouts[0].capabilities()
-        self.log.event("engine", batch_invariant=found.batch_invariant, reason=found.reason)
-        rewards = await self.workers.rewards(plan.rewards, plan.runtime.num_reward_workers)
-        return Crew(rollouts, rewards, self.primary)
+        """The rollout and reward workers, with this model in every engine."""
+        plan, workers = self.plan, self.workers
+        spec = EngineSpec(str(model), plan.model, plan.engine, plan.runtime.timeout_s)
+        found = await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
+        self.log.event("engine", batch_invariant=found[0].batch_invariant, reason=found[0].reason)
+        return Crew(workers.rollouts, workers.rewards, self.primary)
 
     async def _evaluate(self, crew: Crew, stage: str, step: int, tasks: Sequence[Task], *, keep: bool = True) -> None:
         config = self.plan.evaluation

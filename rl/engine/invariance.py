@@ -46,7 +46,8 @@ def choose_kv(policy: Policy, config: EngineConfig) -> SlotKV | NativeKV:
     if error <= tolerance:
         return native
     raise UserError(
-        f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward (largest difference {error:.3g})"
+        f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward "
+        f"(largest difference {error:.3g})"
     )
 
 

@@ -33,7 +33,7 @@ class _Plan:
     dense: bool  # the slots are exactly 0..B-1, so that reading needs no gather
 
 
-class _SlotLayer(DynamicLayer):
+class _SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's slots, [num_slots, H, L, D]; `update` writes one token a row and returns what the rows attend to."""
 
     def __init__(self, plan: _Plan, keys: Tensor, values: Tensor) -> None:

@@ -101,7 +101,7 @@ class Engine(Protocol):
         ...
 
     async def restore_kv(self, saved: SavedKV) -> None:
-        """Hands a cache back: the next `generate` whose tokens begin with `saved.token_ids` decodes on instead of prefilling."""
+        """Hands a cache back: the next `generate` whose tokens begin with `saved.token_ids` decodes on from it."""
         ...
 
     async def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:

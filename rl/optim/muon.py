@@ -22,7 +22,7 @@ def newton_schulz(matrices: Tensor) -> Tensor:
     Eight fast steps bring every singular value near 1, two stable ones settle it. The Frobenius norm bounds the largest
     singular value by 1 at the start.
     """
-    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
+    x: Tensor = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     for a, b, c in HYBRID:
@@ -62,14 +62,15 @@ class HybridMuon(torch.optim.Optimizer):
         """One step for parameters whose matrices have the same shape."""
         directions = []
         for parameter in parameters:
-            state = self.state[parameter]
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None, "step() picks parameters with a gradient"
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            buffer = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-            directions.append(torch.add(parameter.grad, buffer, alpha=group["momentum"]).reshape(-1, *parameter.shape[-2:]))
+            buffer = state["momentum"].mul_(group["momentum"]).add_(gradient)
+            directions.append(torch.add(gradient, buffer, alpha=group["momentum"]).reshape(-1, *parameter.shape[-2:]))
         rows, columns = parameters[0].shape[-2:]
         scale = group["gamma"] * max(rows, columns) ** 0.5
-        orthogonal = newton_schulz(torch.cat(directions).float()).split([len(d) for d in directions])
+        orthogonal = torch.split(newton_schulz(torch.cat(directions).float()), [len(d) for d in directions])
         for parameter, update in zip(parameters, orthogonal, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.reshape(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * scale)

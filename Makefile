@@ -1,0 +1,60 @@
+# Polymath's commands. Every one builds what it needs: a machine with Python 3.11, git and make is enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A package index for torch's CPU build, where the default one would bring the CUDA build of several GB:
+#   make env TORCH_INDEX=URL-of-the-index
+TORCH_INDEX ?=
+# `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
+STRICT ?=
+
+.PHONY: quickstart test env env-reasoning-gym check fix bench soak clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   train a maths specialist from nothing, in minutes"
+	@echo "make test         the whole test suite (STRICT=1: a skip is a failure)"
+	@echo "make check        format, lint, types, imports, fast tests;  make fix repairs what can be repaired"
+	@echo "make bench | soak measurements;  long campaigns, resumable"
+	@echo "make env          only the environment, in .venv;  make env-reasoning-gym adds that extra;  make clean removes .venv"
+
+env: .venv/.ready
+
+.venv/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Polymath needs Python 3.11 or newer; found $$($(PYTHON) --version). Name another with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --requirement requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+env-reasoning-gym: env
+	$(PIP) install --quiet --requirement requirements-reasoning-gym.txt
+
+quickstart: env
+	@$(BIN)/polymath run math --name quickstart
+
+test: env
+	$(BIN)/python -m pytest $(if $(STRICT),--strict-skips)
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow"
+
+fix: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --output-format concise .
+
+bench: env
+	$(BIN)/python -m tests.bench.invariance
+	$(BIN)/python -m tests.bench.engine
+
+soak: env
+	$(BIN)/python -m tests.soak.math_seeds
+
+clean:
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""`polymath eval`: held-out accuracy of a run or a model on a recipe's tasks, with the recipe's own rewards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recipes.launch import ray_runtime, start_workers, to_plan
+from recipes.load import LoadedRecipe
+from rewards.errors import UserError
+from rewards.score import Scorer
+from rl.checkpoint import last_checkpoint
+from rl.collect import Crew, Evaluation, evaluate
+from rl.config import ModelConfig
+from rl.workers import EngineSpec
+from specialists.data import load_data
+from specialists.specialist import Plan
+
+
+def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
+    """Prints the accuracy; the model's own settings (dtype, attention) come from the recipe."""
+    plan = to_plan(loaded)
+    if not plan.rewards:
+        raise UserError("rewards: got none; allowed: at least one, since the first one decides what counts as correct")
+    folder = last_checkpoint(Path(source)) if Path(source).is_dir() else Path(source)
+    with ray_runtime(plan.runtime):
+        result = asyncio.run(_evaluate(plan, str(folder)))
+    if as_json:
+        print(json.dumps({"model": str(folder), "recipe": plan.name, **result.as_dict()}, indent=2))
+    else:
+        _print(result, str(folder), plan.name)
+    return 0
+
+
+async def _evaluate(plan: Plan, folder: str) -> Evaluation:
+    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    workers = await start_workers(plan)
+    model = ModelConfig(
+        path=folder, dtype=plan.model.dtype, attention=plan.model.attention, trust_remote_code=plan.model.trust_remote_code
+    )
+    spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s)
+    try:
+        await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
+        crew = Crew(workers.rollouts, workers.rewards, Scorer(plan.rewards).primary)
+        tasks = data.held_out[: plan.evaluation.num_tasks]
+        return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
+    finally:
+        await asyncio.gather(*(worker.close() for worker in workers.rollouts))
+
+
+def _print(result: Evaluation, folder: str, recipe: str) -> None:
+    low, high = result.interval
+    table = Table(title=f"{folder} on the held-out tasks of {recipe}", show_header=False)
+    table.add_row("accuracy", f"{result.accuracy:.1%}  (95 % interval {low:.1%} to {high:.1%})")
+    table.add_row("tasks", str(result.num_tasks))
+    table.add_row("mean completion tokens", f"{result.mean_completion_tokens:.1f}")
+    solved = result.tokens_per_solved_task
+    table.add_row("tokens per solved task", "none solved" if solved is None else f"{solved:.1f}")
+    for kind, accuracy in result.by_kind.items():
+        table.add_row(f"  {kind}", f"{accuracy:.1%}")
+    for k, share in result.pass_at_k.items():
+        table.add_row(f"pass@{k}", f"{share:.1%}")
+    if result.num_failed:
+        table.add_row("could not be scored", str(result.num_failed))
+    Console().print(table)

@@ -1,0 +1,63 @@
+"""Shared fixtures, and `--strict-skips`: a skipped test fails, for machines that must have every system part."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl.config import InitConfig, ModelConfig
+from rl.policy import Policy, init_policy
+from rl.tokenizer import train_tokenizer
+
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "tie_word_embeddings": True,
+}
+TEXTS = ["What is 345 + 278?", "ones 5+8=13; tens 4+7+1=12; hundreds 3+2+1=6", "Add 12 and 30.", "623"] * 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--strict-skips", action="store_true", help="a skipped test is a failure")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--strict-skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under --strict-skips: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
+
+
+def tiny_policy(architecture: str = "qwen3", *, seed: int = 0, dtype: str = "float32", **config: object) -> Policy:
+    """A random model of a few ten thousand parameters with a tokenizer of its own."""
+    attention = "sdpa" if architecture not in ("gpt_oss", "mamba2", "deepseek_v4") else "eager"
+    model = ModelConfig(path="-", dtype=dtype, attention=attention)  # type: ignore[arg-type]
+    init = InitConfig(architecture=architecture, config={**TINY, **config})
+    return init_policy(init, train_tokenizer(TEXTS, 512), model, seed=seed)
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    return tiny_policy()
+
+
+@pytest.fixture(scope="session")
+def model_folder(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model saved in Hugging Face layout."""
+    folder = tmp_path_factory.mktemp("model")
+    policy.save(folder)
+    return folder
