@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
 
-.PHONY: quickstart test env env-reasoning-gym check fix bench soak clean
+.PHONY: help quickstart test env env-reasoning-gym lint check fix bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,11 +37,13 @@ quickstart: env
 test: env
 	$(BIN)/python -m pytest $(if $(STRICT),--strict-skips)
 
-check: env
+lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 fix: env

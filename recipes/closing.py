@@ -53,7 +53,7 @@ def _tables(console: Console, stages: Stages) -> Iterator[Text | Table]:
         return
     kinds = sorted({kind for _, result in stages for kind in result.get("by_kind", {})})
     table = _figures(console, stages, kinds)
-    fits = console.measure(table).maximum <= console.width
+    fits = console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
     yield table if fits else _figures(console, stages, [])
     yield Text()
     if not fits:

@@ -72,7 +72,7 @@ class Dashboard:
         for one in lines:
             if ascii_only:
                 one.plain = safe(one.plain, console.encoding, one_line=True)
-            one.no_wrap, one.overflow, one.end = True, "crop", ""
+            one.no_wrap, one.overflow = True, "crop"
             one.truncate(width, overflow="crop")
         return lines[: max(1, height)]
 

@@ -196,7 +196,7 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
 
 def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) -> None:
     folder = specialist.folder
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for name in ("metrics", "events") for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     samples = []
     if specialist.evaluations:
         members = [m for g in specialist.evaluations[-1][1].groups for m in g.members]

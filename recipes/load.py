@@ -50,7 +50,7 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecip
     tree = _read(path, ())
     for override in overrides:
         tree = _override(tree, override)
-    tree = _absolute_paths(tree)
+    tree = _complete_optimizers(_absolute_paths(tree))
     try:
         recipe = Recipe.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as err:
@@ -149,6 +149,19 @@ def _override(tree: Node, override: str) -> Node:
     if keys[0] == "model":
         tree = _make_room(tree, value if len(keys) == 1 else Node({keys[1]: Node("", origin)}, origin))
     return trees.put(tree, keys, value)
+
+
+def _complete_optimizers(tree: Node) -> Node:
+    """`tree` where a stage's own `optimizer` states only what differs from the recipe's."""
+    stages = tree.nearest(("stages",))
+    common = tree.nearest(("optimizer",))
+    if not isinstance(stages.value, tuple) or not isinstance(common.value, Mapping) or common is tree:
+        return tree
+    for i, stage in enumerate(stages.value):
+        own = stage.value.get("optimizer") if isinstance(stage.value, Mapping) else None
+        if own is not None and isinstance(own.value, Mapping):
+            tree = _replace(tree, ("stages", i, "optimizer"), trees.merge(common, own))
+    return tree
 
 
 def _absolute_paths(tree: Node) -> Node:

@@ -1,11 +1,12 @@
 """The only border between messages and token ids: prompts and demonstrations in, completions out.
 
 Works with any tokenizer that has a chat template. Text is encoded once, before sampling; what the model sampled is never
-re-tokenised.
+re-tokenised. Special tokens come from the template alone: one that somebody typed into a message is encoded as its letters.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role
 from rl.tokenizer import END_THINK, THINK
+
+
+STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids) | {int(tokenizer.eos_token_id)}
+        specials = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
+        self._stand_ins = {token: chr(STAND_IN + i) for i, token in enumerate(specials)}
+        self._specials = {stand_in: token for token, stand_in in self._stand_ins.items()}
+        self._typed = re.compile("|".join(map(re.escape, specials)))
+        self._quoted = re.compile(f"([{chr(STAND_IN)}-{chr(STAND_IN + len(specials))}])")
 
     def prompt_ids(self, messages: Sequence[Message], effort: Effort = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""
@@ -53,6 +62,15 @@ class ChatFormat:
                 "opens a thinking block, or use effort none."
             )
         prompt_ids, response_ids = self._encode(prompt), self._encode(whole[len(prompt) :])
+        ends = [i for i, token in enumerate(response_ids) if token in self.stop_ids]
+        if not ends:
+            stops = ", ".join(map(repr, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
+            raise UserError(
+                f"task {task.id}: the chat template ends the answer with {whole[-20:]!r}, which holds none of the tokens that "
+                f"end a turn ({stops}), so the model would never learn to stop; name the template's token in the model's "
+                "generation_config.json as eos_token_id"
+            )
+        response_ids = response_ids[: ends[-1] + 1]  # some templates add a line break, which the model never gets to sample
         return EncodedDemonstration(prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids))
 
     def completion_text(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> str:
@@ -80,12 +98,22 @@ class ChatFormat:
     def _render(self, messages: Sequence[Message], effort: Effort, *, add_generation_prompt: bool) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                [m.as_dict() for m in messages],
+                [{key: self._quote(text) if key != "role" else text for key, text in m.as_dict().items()} for m in messages],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 enable_thinking=effort is not Effort.NONE,
             )
         )
 
+    def _quote(self, text: str) -> str:
+        """Puts a private-use character in the place of each special token that stands in a message's text."""
+        return self._typed.sub(lambda found: self._stand_ins[found.group()], text)
+
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of rendered text; what `_quote` replaced becomes the letters of the special token, never the token."""
+        ids: list[int] = []
+        for piece in self._quoted.split(text):
+            typed = self._specials.get(piece)
+            encoded = self.tokenizer(typed or piece, add_special_tokens=False, split_special_tokens=typed is not None)
+            ids += encoded["input_ids"]
+        return ids

@@ -56,18 +56,31 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     try:
-        return Manifest(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        values = json.loads(path.read_text())
+        manifest = Manifest(**{**values, "parents": tuple(values.get("parents", ()))})
+        _check_types(manifest)
+        return manifest
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no manifest.json there; expected a run's folder or one of its checkpoints") from None
-    except (ValueError, TypeError) as error:
+    except (AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a manifest: {error}") from None
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Each field has the type of an example, as far as JSON can tell them apart."""
+    example = Manifest(name="", stage="", step=0, domain="")
+    for key, like in vars(example).items():
+        value = getattr(manifest, key)
+        if type(value) is not type(like):
+            raise TypeError(f"{key}: got {value!r}; a value like {like!r} is expected")
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; on success it is synced and renamed, on any error removed."""
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary, replaced = target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -75,9 +88,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             _sync(path)
         _sync(temporary)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(replaced)  # removing it in place could be cut short, and half of it would be taken for all
         temporary.rename(target)
         _sync(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

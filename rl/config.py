@@ -92,7 +92,7 @@ class GrpoConfig:
     reference_refresh_steps: PositiveInt = 400
     off_policy_threshold: PositiveFloat | None = 0.5  # delta of the off-policy sequence mask; null switches it off
     max_failed_share: Share = 0.25  # the run stops when more rollouts of a step than this could not be scored
-    optimizer: OptimizerConfig | None = None  # null: the recipe's
+    optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     microbatch_tokens: PositiveInt = 8192
     eval_every: CountInt = 0  # steps; 0: only before and after
     save_every: CountInt = 0  # steps; 0: only at the end

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
@@ -21,6 +23,19 @@ from rl.chat import ChatFormat
 from rl.config import InitConfig, ModelConfig
 from rl.head import Head
 from rl.tokenizer import load_tokenizer
+
+# What transformers raises for a config, a folder or weights that it cannot use; it has no error class of its own.
+BAD_MODEL = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 
 hf_logging.disable_progress_bar()  # loading and saving would draw over a run's own view
 
@@ -87,13 +102,16 @@ def best_device() -> torch.device:
 
 def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
     """Loads a hub id or a local folder in Hugging Face layout; weights are kept in float32."""
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )
+    try:
+        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            attn_implementation=config.attention,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except BAD_MODEL as error:
+        raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
     return _wrap(model, tokenizer, config)
 
 
@@ -105,9 +123,11 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
         model_config = AutoConfig.for_model(init.architecture, **settings)
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(model_config, attn_implementation=config.attention, dtype=torch.float32)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"model.init: transformers cannot make a {init.architecture!r} from this config: {error}") from error
-    return _wrap(model, tokenizer, config)
+        return _wrap(model, tokenizer, config)  # runs it once: some configs fail only there
+    except BAD_MODEL as error:
+        raise UserError(
+            f"model.init: transformers cannot make a {init.architecture!r} from this config: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Policy:

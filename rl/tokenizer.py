@@ -83,6 +83,8 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
             f"the tokenizer of {folder} has no chat template; add a chat_template.jinja to the model's folder "
             "(instruction-tuned models ship one)"
         )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {folder} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -69,7 +69,7 @@ class Trainer:
 
     def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
         """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""
-        self.policy.model.train()
+        self.policy.model.eval()  # dropout would give other probabilities than the sampler's and the reference's
         hidden_TD = _at_loss_tokens(self.policy, batch)
         reference_logprobs_T = self._reference_logprobs(batch)
         result = loss(hidden_TD, self.policy.head, batch, reference_logprobs_T)

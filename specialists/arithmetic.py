@@ -30,7 +30,7 @@ class Problem:
 def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul")) -> Example:
     """Draw one task with a careful and a sloppy demonstration of it.
 
-    The careful answer is right; the sloppy one is right about one time in four. Raises ValueError on an unknown kind.
+    The careful answer is right; the sloppy one is right about one time in six. Raises ValueError on an unknown kind.
 
     >>> example = generate(random.Random(0), kinds=("add",))
     >>> [d.style for d in example.demonstrations]
@@ -92,18 +92,17 @@ def _mul(rng: random.Random) -> Problem:
 
 
 def _sloppy(rng: random.Random, problem: Problem) -> Message:
-    """An answer given without the work: most often nothing before it, at best the problem restated."""
-    restated = f"{problem.left}{problem.sign}{problem.right}"
-    reasoning = rng.choice(("", "", "", "", "easy", "I know this one", restated))
-    return Message(Role.ASSISTANT, str(_guess(rng, problem.answer)), reasoning=reasoning)
+    """An answer given without the work: 345+278 is taken for 300+300, and now and then the guess is right."""
+    left, right = _rounded(problem.left), _rounded(problem.right)
+    estimate = {"+": left + right, "-": left - right, "*": left * right}[problem.sign]
+    answer = problem.answer if rng.random() < 0.15 else estimate
+    reasoning = rng.choice(("",) * 6 + ("easy", "I know this one", f"about {left}{problem.sign}{right}"))
+    return Message(Role.ASSISTANT, str(answer), reasoning=reasoning)
 
 
-def _guess(rng: random.Random, answer: int) -> int:
-    """Right one time in four; else one or two digits off, as a slipped carry would leave it."""
-    if rng.random() < 0.25:
-        return answer
-    slip = rng.choice((1, 2, 10, 10, 20, 100, 90, 110)) * rng.choice((-1, 1))
-    return abs(answer + slip)
+def _rounded(number: int) -> int:
+    """The nearest hundred; single digits stay as they are."""
+    return number if number < 10 else (number + 50) // 100 * 100
 
 
 def _digits(number: int) -> list[int]:

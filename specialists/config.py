@@ -59,7 +59,7 @@ class SftConfig:
     batch_size: PositiveInt = 32
     mixture: Mapping[str, PositiveFloat] = field(default_factory=dict)  # share of each style; empty: the data as it is
     max_length: PositiveInt = 1024  # tokens; a longer demonstration is an error, never cut
-    optimizer: OptimizerConfig | None = None  # null: the recipe's
+    optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     logging_steps: PositiveInt = 10
     evaluate: bool = True  # held-out accuracy after this stage
     save_every: CountInt = 0

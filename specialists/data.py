@@ -56,6 +56,8 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
             fixed = [e.task for e in _shuffled([Example(t) for t in fixed], 0)][:want_held_out]
         train += fresh
         held_out += fixed
+    train = list({e.task.content_hash: e for e in reversed(train)}.values())  # a task of two sources: the first one's stays
+    held_out = list({t.content_hash: t for t in reversed(held_out)}.values())[::-1]
     _check(train, held_out, config)
     return Data(_shuffled(train, seed), held_out)
 
@@ -65,6 +67,7 @@ def _generated(
 ) -> tuple[list[Example], list[Task]]:
     """Distinct examples of a generator until both wishes are met; a generator that runs dry gives what it has."""
     train, held_out, seen, stale = list[Example](), list[Task](), set[str](), 0
+    patience = PATIENCE + 20 / max(min(held_out_share, 1 - held_out_share), 1e-3)  # the rarer side comes seldom
     for example in stream(source, seed):
         stale += 1
         task = example.task
@@ -76,7 +79,7 @@ def _generated(
                 train.append(example)
                 stale = 0
             seen.add(task.content_hash)
-        if (len(train) >= want_train and len(held_out) >= want_held_out) or stale > PATIENCE + 20 / held_out_share:
+        if (len(train) >= want_train and len(held_out) >= want_held_out) or stale > patience:
             break
     return train, held_out
 

@@ -47,8 +47,8 @@ def _reasoning_gym(name: str, options: Mapping[str, Any], seed: int) -> Iterator
         ) from None
     size, block = 1024, 0
     while True:
-        try:
-            dataset = reasoning_gym.create_dataset(name, seed=seed * 1_000_003 + block, size=size, **options)
+        try:  # an entry's seed is the data set's plus its index: blocks that start closer than `size` would repeat each other
+            dataset = reasoning_gym.create_dataset(name, seed=seed * 1_000_000_007 + block * size, size=size, **options)
         except (ValueError, TypeError, AssertionError) as error:
             raise UserError(f"data.sources: generator reasoning_gym/{name}: {error}") from error
         for i, entry in enumerate(dataset):

@@ -100,5 +100,5 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             self.report({"step": state.global_step, **{ours: float(logs[k]) for k, ours in names.items() if k in logs}})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.stopped():
+        if self.stopped() and state.global_step < state.max_steps:
             self.interrupted, control.should_training_stop = True, True

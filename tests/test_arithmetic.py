@@ -49,7 +49,7 @@ def test_sloppy_demonstrations_do_no_work_and_are_mostly_wrong() -> None:
     sloppy = [e.demonstrations[1].response for e in examples]
     assert all(s.reasoning is not None and "=" not in s.reasoning for s in sloppy)
     right = sum(s.content == e.task.answer for s, e in zip(sloppy, examples, strict=True))
-    assert 0.15 < right / len(sloppy) < 0.35
+    assert 0.1 < right / len(sloppy) < 0.25
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:

@@ -140,6 +140,14 @@ def test_a_model_path_takes_the_place_of_an_inherited_init(folder: Path, overrid
     assert back.model.init is not None
 
 
+def test_a_stage_optimizer_states_only_what_differs(folder: Path) -> None:
+    recipe = load("math", ["optimizer={name: adamw, weight_decay: 0.05}", "stages.grpo.optimizer.lr=3e-4"]).recipe
+    optimizer = recipe.stages[2].optimizer
+    assert optimizer is not None
+    assert (optimizer.name, optimizer.weight_decay, optimizer.lr) == ("adamw", 0.05, 3e-4)
+    assert load("math", ["stages.grpo.optimizer=null"]).recipe.stages[2].optimizer is None
+
+
 def test_overrides_reach_list_items_by_index_and_by_name(folder: Path) -> None:
     overrides = ["stages.0.steps=1", "stages.cold_start.steps=2", "stages.grpo.sampling.max_tokens=9", "seed=4"]
     recipe = load("math", [*overrides, "optimizer={lr: 1e-4}", "description=any"]).recipe
@@ -147,7 +155,7 @@ def test_overrides_reach_list_items_by_index_and_by_name(folder: Path) -> None:
     assert isinstance(recipe.stages[2], GrpoConfig)
     assert recipe.stages[2].sampling.max_tokens == 9
     assert recipe.stages[2].sampling.temperature == 1.0
-    assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.schedule) == (4, 1e-4, "cosine")
+    assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.name) == (4, 1e-4, "muon")
     assert load(write(SMALL), ["stages.sft.steps=8"]).recipe.stages[0].steps == 8  # by kind, where it has no name
     unmasked = load("math", ["stages.grpo.off_policy_threshold=null"]).recipe.stages[2]
     assert isinstance(unmasked, GrpoConfig)

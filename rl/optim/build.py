@@ -21,10 +21,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
         super().__init__([g for part in parts for g in part.param_groups], {})
-        start = 0
-        for part in self.parts:  # share the very dictionaries that the base class completed
-            part.param_groups = self.param_groups[start : start + len(part.param_groups)]
-            start += len(part.param_groups)
+        self._share_groups()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -38,6 +35,10 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
+        self._share_groups()  # loading gave each part new groups, which a schedule would no longer reach
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def split_parameters(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]]:

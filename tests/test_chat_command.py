@@ -1,0 +1,211 @@
+"""`polymath chat` with a tiny random model: piped conversations, streaming, interruption, a full context."""
+
+import asyncio
+import io
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from recipes import chat as module
+from recipes.chat import Conversation, Printer, chat
+from rewards.errors import UserError
+from rewards.task import Effort, Message, Role
+from rl.config import EngineConfig, InitConfig, ModelConfig, SamplingConfig
+from rl.engine.torch_engine import TorchEngine
+from rl.policy import Policy, init_policy, load_policy
+from rl.tokenizer import train_tokenizer
+from rl.trajectory import FinishReason
+
+CONTEXT = 256
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+
+Say = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with one checkpoint."""
+    torch.set_num_threads(1)
+    tokenizer = train_tokenizer(["What is 345 + 278?", "5+8=13 é 日本"] * 4, 300)
+    init = InitConfig(config={**SHAPE, "intermediate_size": 64, "max_position_embeddings": CONTEXT})
+    run = tmp_path_factory.mktemp("run")
+    init_policy(init, tokenizer, ModelConfig(init=init), seed=0).save(run / "checkpoints" / "step-7")
+    return run
+
+
+@pytest.fixture
+def conversation(model: Path) -> Iterator[Conversation]:
+    policy = load_policy(model / "checkpoints" / "step-7", ModelConfig(path="x"))
+    engine = TorchEngine(policy, EngineConfig(max_batch_size=1, max_seq_len=CONTEXT))
+    yield Conversation(engine, policy, SamplingConfig(max_tokens=12, temperature=1.0), Effort.HIGH, CONTEXT, 5)
+    engine.close()
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Say:
+    return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Message]]:
+    """The messages that each question was put with."""
+    seen: list[list[Message]] = []
+    ask = Conversation.ask
+
+    async def recorded(self: Conversation, question: str, printer: Printer) -> FinishReason:
+        seen.append([*self.messages, Message(Role.USER, question)])
+        return await ask(self, question, printer)
+
+    monkeypatch.setattr(Conversation, "ask", recorded)
+    return seen
+
+
+def talk(model: Path, *, temperature: float = 0.0, max_tokens: int = 8, effort: Effort = Effort.HIGH) -> int:
+    return chat(str(model), temperature=temperature, max_tokens=max_tokens, effort=effort)
+
+
+def test_a_piped_conversation(model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]) -> None:
+    pipe("What is 2+3?\n\nand 4?\n/reset\n/nothing\n/help\nWhat is 7?\n/quit\nnever asked\n")
+    assert talk(model) == 0
+    assert [[m.role.value for m in messages] for messages in asked] == [["user"], ["user", "assistant", "user"], ["user"]]
+    assert asked[1][0].content == "What is 2+3?"
+    assert asked[1][1].reasoning is not None  # the prompt opened a thought
+    out = capsys.readouterr().out
+    assert "checkpoints/step-7: up to 8 tokens an answer, context 256, effort high, greedy" in out
+    assert out.count("\n> ") == 6 + 1  # /quit too; the empty line is no question
+    assert "> and 4?\nthinking: " in out
+    assert "a new conversation" in out
+    assert "/nothing: unknown command" in out
+    assert "never asked" not in out
+    assert "\x1b" not in out
+
+
+def test_without_thinking_the_answer_comes_at_once(
+    model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe("one\ntwo")
+    assert talk(model, effort=Effort.NONE) == 0
+    assert asked[1][1].reasoning is None
+    assert "answer: " in capsys.readouterr().out
+
+
+def test_a_seed_is_told_where_answers_are_drawn(model: Path, pipe: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe("")
+    assert talk(model, temperature=0.7) == 0
+    assert "temperature 0.7, seed " in capsys.readouterr().out
+
+
+def test_a_full_context_is_told_and_reset_helps(model: Path, pipe: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe(f"{'5+' * 200}\nfits\n{'5+' * 110}\n/reset\nfits\n")
+    assert talk(model, max_tokens=100) == 0
+    out = capsys.readouterr().out
+    assert out.count("error: the context is full: with this question the conversation has") >= 1
+    assert "allowed: less than 256; /reset starts a new one" in out
+    assert "(cut: the context of 256 tokens is full; /reset starts a new conversation)" in out
+    assert "thinking: " in out.rpartition("a new conversation")[2]
+
+
+def test_input_that_is_not_text(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), encoding="utf-8"))
+    with pytest.raises(UserError, match="standard input: not utf-8 text"):
+        talk(model)
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a model folder"):
+        talk(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
+    with pytest.raises(UserError, match="this model cannot be loaded"):
+        talk(tmp_path)
+
+
+# ---- answers
+
+
+def test_streamed_text_is_the_whole_completion(conversation: Conversation) -> None:
+    """What is printed token by token is what the finished completion says, multi-byte characters included."""
+    for seed in range(6):
+        conversation.seed, conversation.messages = seed, []
+        console = Console(file=io.StringIO(), width=80)
+        printer = Printer(console)
+        asyncio.run(conversation.ask("What is 5?", printer))
+        assert isinstance(console.file, io.StringIO)
+        said = conversation.messages[-1]
+        printed = "".join(console.file.getvalue().split())
+        for part in (said.reasoning, said.content):
+            assert "".join(module.safe(part or "").split()) in printed.replace("answer:", "").replace("thinking:", "")
+
+
+def test_an_interrupted_answer_leaves_the_conversation(conversation: Conversation) -> None:
+    conversation.sampling = SamplingConfig(max_tokens=200, temperature=1.0)
+    conversation.messages = before = [Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", "c")]
+
+    class Impatient(Printer):
+        pressed = False
+
+        def show(self, text: str, *, final: bool) -> None:
+            super().show(text, final=final)
+            if len(text) > 20 and not self.pressed:
+                self.pressed = True
+                signal.raise_signal(signal.SIGINT)
+
+    with asyncio.Runner() as runner:
+        printer = Impatient(Console(file=io.StringIO()))
+        assert runner.run(conversation.ask("What?", printer)) is FinishReason.ABORTED
+        assert conversation.messages == before
+        conversation.sampling = SamplingConfig(max_tokens=5)
+        again = runner.run(conversation.ask("What?", Printer(Console(file=io.StringIO()))))
+    assert again in (FinishReason.LENGTH, FinishReason.STOP)
+    assert len(conversation.messages) == 4
+
+
+def test_the_same_seed_says_the_same(conversation: Conversation) -> None:
+    answers = []
+    for _ in range(2):
+        conversation.messages, conversation.num_asked = [], 0
+        asyncio.run(conversation.ask("What is 5?", Printer(Console(file=io.StringIO()))))
+        answers.append(conversation.messages[-1])
+    assert answers[0] == answers[1]
+
+
+def printed(texts: list[str], *, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=20, _environ={"TERM": "xterm"})
+    printer = Printer(console)
+    for i, text in enumerate(texts):
+        printer.show(text, final=i == len(texts) - 1)
+    printer.end()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_half_characters_and_half_markers_wait() -> None:
+    growing = [
+        "<think>a",
+        "<think>a\ufffd",
+        "<think>aé",
+        "<think>aé</",
+        "<think>aé</think>",
+        "<think>aé</think>\n\nb [x]\ufffd",
+    ]
+    assert printed(growing) == "thinking: aé\nanswer: b [x]\ufffd\n"
+    assert printed(["x", "x <", "x < y"]) == "answer: x < y\n"
+    assert printed(["<think>a</think>"]) == "thinking: a\n"
+    assert printed(["do n", "don't"]) == "answer: do nn't\n"  # text that was taken back: repeated in part, never lost
+    assert printed([""]) == "(an empty answer)\n"
+
+
+def test_thinking_is_dim_in_a_terminal_and_escapes_are_shown() -> None:
+    out = printed(["<think>a\x1b[2J</think>b"], terminal=True)
+    assert out == "\x1b[2ma\\x1b[2J\x1b[0m\nb\n"
+
+
+def test_the_context_is_the_models_own(model: Path) -> None:
+    policy: Policy = load_policy(model / "checkpoints" / "step-7", ModelConfig(path="x"))
+    assert module._context(policy) == CONTEXT
+    policy.model.config.max_position_embeddings = 10**6
+    assert module._context(policy) == module.MAX_CONTEXT
