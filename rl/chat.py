@@ -16,8 +16,8 @@ from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role
 from rl.tokenizer import END_THINK, THINK
 
-
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
+NOTHING = r"(?!)"  # a pattern that never matches
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class ChatFormat:
         specials = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
         self._stand_ins = {token: chr(STAND_IN + i) for i, token in enumerate(specials)}
         self._specials = {stand_in: token for token, stand_in in self._stand_ins.items()}
-        self._typed = re.compile("|".join(map(re.escape, specials)))
-        self._quoted = re.compile(f"([{chr(STAND_IN)}-{chr(STAND_IN + len(specials))}])")
+        self._typed = re.compile("|".join(map(re.escape, specials)) or NOTHING)
+        self._quoted = re.compile(f"([{''.join(self._specials)}])" if specials else NOTHING)
 
     def prompt_ids(self, messages: Sequence[Message], effort: Effort = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""
@@ -87,13 +87,7 @@ class ChatFormat:
         return THINK + text if tail.endswith(THINK) else text
 
     def parse(self, completion_text: str) -> Message:
-        """Splits a completion into reasoning and answer; never raises. An unclosed thought is all reasoning."""
-        if END_THINK in completion_text:
-            reasoning, _, content = completion_text.rpartition(END_THINK)
-            return Message(Role.ASSISTANT, content.strip(), reasoning.replace(THINK, "").strip())
-        if completion_text.lstrip().startswith(THINK):
-            return Message(Role.ASSISTANT, "", completion_text.replace(THINK, "").strip())
-        return Message(Role.ASSISTANT, completion_text.strip())
+        return parse_completion(completion_text)
 
     def _render(self, messages: Sequence[Message], effort: Effort, *, add_generation_prompt: bool) -> str:
         return str(
@@ -117,3 +111,13 @@ class ChatFormat:
             encoded = self.tokenizer(typed or piece, add_special_tokens=False, split_special_tokens=typed is not None)
             ids += encoded["input_ids"]
         return ids
+
+
+def parse_completion(text: str) -> Message:
+    """Splits a completion into reasoning and answer; never raises. An unclosed thought is all reasoning."""
+    if END_THINK in text:
+        reasoning, _, content = text.rpartition(END_THINK)
+        return Message(Role.ASSISTANT, content.strip(), reasoning.replace(THINK, "").strip())
+    if text.lstrip().startswith(THINK):
+        return Message(Role.ASSISTANT, "", text.replace(THINK, "").strip())
+    return Message(Role.ASSISTANT, text.strip())

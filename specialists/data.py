@@ -42,7 +42,7 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
 
     Held-out tasks depend on the recipe's data alone, so that runs with different seeds are measured on the same ones.
     """
-    train, held_out = list[Example](), list[Task]()
+    train, held_out = dict[str, Example](), dict[str, Task]()  # by content hash; a task of two sources is the first one's
     total = sum(s.weight for s in config.sources)
     for source in config.sources:
         share = source.weight / total
@@ -54,12 +54,12 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
             fresh, fixed = load_dataset_examples(source, config.held_out_share, domain=domain)
             fresh = _shuffled(fresh, seed)[:want_train]
             fixed = [e.task for e in _shuffled([Example(t) for t in fixed], 0)][:want_held_out]
-        train += fresh
-        held_out += fixed
-    train = list({e.task.content_hash: e for e in reversed(train)}.values())  # a task of two sources: the first one's stays
-    held_out = list({t.content_hash: t for t in reversed(held_out)}.values())[::-1]
+        for example in fresh:
+            train.setdefault(example.task.content_hash, example)
+        for task in fixed:
+            held_out.setdefault(task.content_hash, task)
     _check(train, held_out, config)
-    return Data(_shuffled(train, seed), held_out)
+    return Data(_shuffled(list(train.values()), seed), list(held_out.values()))
 
 
 def _generated(
@@ -84,8 +84,8 @@ def _generated(
     return train, held_out
 
 
-def _check(train: Sequence[Example], held_out: Sequence[Task], config: DataConfig) -> None:
-    overlap = {e.task.content_hash for e in train} & {t.content_hash for t in held_out}
+def _check(train: Mapping[str, Example], held_out: Mapping[str, Task], config: DataConfig) -> None:
+    overlap = train.keys() & held_out.keys()
     if overlap:
         raise UserError(
             f"data.sources: {len(overlap)} held-out tasks are among the training tasks too; remove eval_split to split by "

@@ -14,6 +14,7 @@ import datasets
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Message, Role, Task, is_held_out
+from rl.chat import parse_completion
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.example import Example
 
@@ -69,6 +70,8 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
     columns = source.columns
     wanted = {"messages": columns.messages} if columns.messages else {"prompt": columns.prompt}
     wanted |= {k: v for k, v in (("response", columns.response), ("reasoning", columns.reasoning), ("kind", columns.kind)) if v}
+    if columns.answer != ColumnsConfig().answer:  # the default may be absent: a judge needs no answer
+        wanted["answer"] = columns.answer
     for key, name in wanted.items():
         if name not in present:
             close = difflib.get_close_matches(name, present, n=1)
@@ -88,7 +91,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
         domain=domain,
         messages=messages,
         answer=None if answer is None else str(answer),
-        kind=str(row[columns.kind]) if columns.kind else "",
+        kind=_text(row, columns.kind, task_id) if columns.kind else "",
         data={k: v for k, v in row.items() if k not in (columns.prompt, columns.messages, columns.response, columns.reasoning)},
     )
     return Example(task, (Demonstration(task, response),) if response is not None else ())
@@ -97,15 +100,29 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
 def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> tuple[tuple[Message, ...], Message | None]:
     """The prompt's messages, and the response to imitate if there is one: a column, or the conversation's last message."""
     if columns.messages is None:
-        prompt: tuple[Message, ...] = (Message(Role.USER, str(row[columns.prompt])),)
+        prompt: tuple[Message, ...] = (Message(Role.USER, _text(row, columns.prompt, task_id)),)
     else:
         try:
-            prompt = tuple(Message(Role(m["role"]), m["content"], m.get("reasoning_content")) for m in row[columns.messages])
-        except (KeyError, TypeError, ValueError) as error:
+            prompt = tuple(
+                Message(Role(m["role"]), _text(m, "content", task_id), m.get("reasoning_content"))
+                for m in row[columns.messages]
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"data.sources: {task_id}: messages need `role` and `content`: {error}") from error
     if columns.response is None:
         if prompt and prompt[-1].role is Role.ASSISTANT:
             return prompt[:-1], prompt[-1]
         return prompt, None
-    reasoning = row[columns.reasoning] if columns.reasoning else ""
-    return prompt, Message(Role.ASSISTANT, str(row[columns.response]), reasoning)
+    response = _text(row, columns.response, task_id)
+    if columns.reasoning is not None:
+        return prompt, Message(Role.ASSISTANT, response, _text(row, columns.reasoning, task_id))
+    written = parse_completion(response)  # many data sets keep the thinking in the answer's text
+    return prompt, Message(Role.ASSISTANT, response, "") if written.reasoning is None else written
+
+
+def _text(row: Mapping[str, Any], column: str, task_id: str) -> str:
+    """A cell as text; numbers are written out, anything else that is no text would be nonsense to train on."""
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"data.sources: {task_id}: column {column!r} holds {value!r:.80}; allowed: text or a number")
+    return str(value)
