@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 INSTALL = "make env"
-INSTALL_REASONING_GYM = ".venv/bin/pip install -e '.[reasoning-gym]'"
+INSTALL_REASONING_GYM = "make env-reasoning-gym"
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 2 * 2**30  # for checkpoints and logs of a small run
 

@@ -69,7 +69,8 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """The stages in order, evaluations included."""
     size, cores, init = model_size(recipe), _cores(recipe), recipe.model.init
-    stages = (_evaluation(recipe, size), *(_stage(stage, recipe, size) for stage in recipe.stages))
+    start = [_evaluation(recipe, size)] if init is None and recipe.rewards else []  # random weights solve nothing
+    stages = (*start, *(_stage(stage, recipe, size) for stage in recipe.stages))
     name = f"new {init.architecture} with random weights" if init else str(recipe.model.path)
     assumption = (
         "an estimate from 6N FLOP for a trained token and 2N for a sampled one, at an assumed"

@@ -48,10 +48,11 @@ class RolloutWorker:
         """All rollouts of all groups, in the order asked for."""
         await self.engine.pause()
         try:
-            groups = [[self._start(request, i) for i in range(request.group_size)] for request in requests]
+            running = [self._start(request, i) for request in requests for i in range(request.group_size)]
         finally:
             await self.engine.resume()
-        return [list(await asyncio.gather(*group)) for group in groups]
+        trajectories = iter(await asyncio.gather(*running))
+        return [[next(trajectories) for _ in range(request.group_size)] for request in requests]
 
     def _start(self, request: GroupRequest, index: int) -> asyncio.Task[Trajectory]:
         rollout_id = RolloutId(request.epoch, request.task.content_hash, index)

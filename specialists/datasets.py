@@ -55,15 +55,30 @@ def _rows(source: SourceConfig, split: str) -> datasets.Dataset:
         if path.is_file():
             if path.suffix not in FORMATS:
                 raise UserError(f"data.sources: got {name!r}; allowed files: {', '.join(FORMATS)}")
+            _check_one_table(source)
             return datasets.load_dataset(FORMATS[path.suffix], data_files={split: str(path)}, split=split)
         if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
-            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            if isinstance(saved, datasets.DatasetDict):
+                return saved[split]
+            _check_one_table(source)
+            return saved
         return datasets.load_dataset(str(path) if path.is_dir() else name, source.subset, split=split)
+    except StopIteration as error:  # how the library reports a file without a row
+        raise UserError(f"data.sources: data set {name!r} is empty") from error
     except (ValueError, KeyError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetGenerationError) as error:
         raise UserError(
             f"data.sources: cannot load split {split!r} of data set {name!r}: {error.__cause__ or error}"
         ) from error
+
+
+def _check_one_table(source: SourceConfig) -> None:
+    """A file or a saved table has no splits: whatever was asked for would be the same rows."""
+    if source.eval_split is not None:
+        raise UserError(
+            f"data.sources: {source.dataset!r} is one table, it has no split {source.eval_split!r}; remove eval_split to split "
+            "by content hash, or name a folder with a file for each split"
+        )
 
 
 def _check_columns(source: SourceConfig, present: list[str]) -> None:

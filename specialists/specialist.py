@@ -9,13 +9,12 @@ import asyncio
 import importlib.metadata
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rewards.plugin import RewardSource
 from rewards.score import Scorer
-from rewards.task import Task
 from rl.checkpoint import Manifest, atomic_folder, last_checkpoint, point_at, write_manifest
 from rl.collect import Crew, Evaluation, evaluate
 from rl.config import EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
@@ -29,6 +28,7 @@ from specialists.data import Data, TaskSampler, load_data, pick_demonstrations
 from specialists.grpo import GrpoLoop, Metrics
 from specialists.sft import SftJob
 
+START = "start"  # names the evaluation of a model that the run began with
 PACKAGES = ("torch", "transformers", "trl", "ray", "datasets")
 
 
@@ -80,6 +80,8 @@ class Specialist:
         self._data = load_data(self.plan.data, domain=self.plan.domain, seed=self.plan.seed)
         self.log.event("data", num_train=len(self.data.train), num_held_out=len(self.data.held_out), hash=self.data.hash)
         model = self._first_model()
+        if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
+            await self._evaluate(await self._crew(model), START, 0)
         for stage in self.plan.stages:
             self.log.event("stage_started", stage=stage.name, kind=stage.kind, steps=stage.steps)
             start = time.perf_counter()
@@ -130,8 +132,7 @@ class Specialist:
         self.global_step += stage.steps
         checkpoint = self._checkpoint(stage.name, (source,), lambda folder: _move_into(target, folder))
         if stage.evaluate and self.plan.rewards:
-            crew = await self._crew(checkpoint)
-            await self._evaluate(crew, stage.name, stage.steps, self.data.held_out[: self.plan.evaluation.num_tasks])
+            await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
         return checkpoint
 
     async def _grpo(self, stage: GrpoConfig, source: Path) -> Path:
@@ -158,9 +159,7 @@ class Specialist:
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
             last = step == stage.steps
             if last or (stage.eval_every and step % stage.eval_every == 0):
-                evaluation = self.plan.evaluation
-                count = evaluation.num_tasks if last else evaluation.num_tasks_during
-                await self._evaluate(crew, stage.name, step, self.data.held_out[:count], keep=last)
+                await self._evaluate(crew, stage.name, step, final=last)
             if last or (stage.save_every and step % stage.save_every == 0):
                 await save()
 
@@ -181,11 +180,13 @@ class Specialist:
         self.log.event("engine", batch_invariant=found[0].batch_invariant, reason=found[0].reason)
         return Crew(workers.rollouts, workers.rewards, self.primary)
 
-    async def _evaluate(self, crew: Crew, stage: str, step: int, tasks: Sequence[Task], *, keep: bool = True) -> None:
+    async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> None:
+        """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary."""
         config = self.plan.evaluation
+        tasks = self.data.held_out[: config.num_tasks if final else config.num_tasks_during]
         result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed)
-        self.log.event("evaluation", stage=stage, step=step, global_step=self.global_step, final=keep, **result.as_dict())
-        if keep:
+        self.log.event("evaluation", stage=stage, step=step, global_step=self.global_step, final=final, **result.as_dict())
+        if final:
             self.evaluations.append((stage, result))
 
     # ---- records
@@ -227,7 +228,7 @@ class Specialist:
         """The run's own manifest: its newest checkpoint's, with that checkpoint as parent."""
         if self.last is None:
             return None
-        return replace(self._manifest("run", (self.last,), self.last))
+        return self._manifest("run", (self.last,), self.last)
 
     def _log_failures(self, stage: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
         failed = [m for g in groups for m in g.members if m.reward.error is not None]

@@ -60,7 +60,7 @@ def control_run(seed: int, folder: Path) -> dict[str, Any]:
             "name": "control",
             "steps": steps,
             "mixture": {"careful": 0.3, "sloppy": 0.7},
-            "optimizer": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 5},
+            "optimizer": {"lr": 5e-4, "schedule": "cosine", "warmup_steps": 5},
         }
     )
     name = f"soak-math-{seed}-control"
@@ -83,7 +83,7 @@ def report(done: dict[str, Any]) -> str:
         "Held-out accuracy in percent, greedy, after each stage, and of the control: the cold start trained on with supervised",
         "steps on the same demonstrations for the seconds that GRPO took. Written by `make soak`.",
         "",
-        "| seed | tasks | base | cold start | GRPO | gain | control | GRPO over control | by kind after GRPO | tokens | wall s |",
+        "| seed | tasks | base | cold start | GRPO | gain | control | GRPO - control | by kind after GRPO | tokens | wall s |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     gains, finals, margins = [], [], []

@@ -1,0 +1,204 @@
+"""Data sets as examples: every form they come in, mapped columns, splits, and what is wrong with one, by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from rewards.errors import UserError
+from rewards.task import Message, Role
+from specialists.config import ColumnsConfig, SourceConfig
+from specialists.datasets import load_dataset_examples
+from specialists.example import Example
+
+datasets.disable_progress_bars()
+
+Rows = Sequence[Mapping[str, Any]]
+ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "work": f"{i}+{i}={2 * i}"} for i in range(40)]
+COLUMNS = ColumnsConfig(prompt="question", response="answer", reasoning="work")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder: Path, kind: str, rows: Rows) -> str:
+    """Stores the rows in one of the forms that users have; returns what the recipe names."""
+    table = datasets.Dataset.from_list([dict(r) for r in rows])
+    if kind == "jsonl":
+        table.to_json(folder / "data.jsonl")
+        return str(folder / "data.jsonl")
+    if kind == "json":
+        (folder / "data.json").write_text(json.dumps(list(rows)))
+        return str(folder / "data.json")
+    if kind == "parquet":
+        table.to_parquet(folder / "data.parquet")
+        return str(folder / "data.parquet")
+    if kind == "saved":
+        table.save_to_disk(folder / "saved")
+        return str(folder / "saved")
+    if kind == "saved-splits":
+        datasets.DatasetDict({"train": table}).save_to_disk(folder / "saved")
+        return str(folder / "saved")
+    hub = folder / "hub"  # as a data set's repository on the hub looks
+    (hub / "data").mkdir(parents=True)
+    table.to_parquet(hub / "data" / "train-00000-of-00001.parquet")
+    (hub / "README.md").write_text(
+        "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: data/train-*\n---\n# A data set\n"
+    )
+    return str(hub)
+
+
+def load(dataset: str, share: float = 0.25, **changes: Any) -> tuple[list[Example], list[str]]:
+    train, held_out = load_dataset_examples(SourceConfig(dataset=dataset, **changes), share, domain="math")
+    return train, [t.prompt for t in held_out]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "saved", "saved-splits", "hub"])
+def test_every_form_gives_the_same_examples(kind: str, tmp_path: Path) -> None:
+    name = write(tmp_path, kind, [*ROWS, *ROWS[:5]])  # five duplicates
+    train, held_out = load(name, columns=COLUMNS, subset="main" if kind == "hub" else None)
+    prompts = [e.task.prompt for e in train]
+    assert sorted(prompts + held_out) == sorted(r["question"] for r in ROWS)
+    assert 2 < len(held_out) < 20
+    for example in train:
+        row = next(r for r in ROWS if r["question"] == example.task.prompt)
+        assert (example.task.answer, example.task.domain) == (row["answer"], "math")
+        [shown] = example.demonstrations
+        assert shown.response == Message(Role.ASSISTANT, row["answer"], row["work"])
+        assert example.task.data == {}  # every column of these has its place already
+    assert len({e.task.id for e in train}) == len(train)
+
+
+def test_further_columns_go_to_the_rewards_and_numbers_become_text(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "answer": 4 * i, "level": i, "topic": "sums"} for i in range(4)]
+    train, _ = load(write(tmp_path, "jsonl", rows), 0.0, columns=ColumnsConfig(kind="topic"))
+    assert [(e.task.answer, e.task.kind, e.task.data["level"]) for e in train] == [(str(4 * i), "sums", i) for i in range(4)]
+    assert all(not e.demonstrations for e in train)
+
+
+def test_a_messages_column(tmp_path: Path) -> None:
+    """The last assistant message is the response; its own thinking comes with it."""
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "s", "reasoning_content": None},
+                {"role": "user", "content": f"u{i}", "reasoning_content": None},
+                {"role": "assistant", "content": f"a{i}", "reasoning_content": f"r{i}"},
+            ]
+        }
+        for i in range(3)
+    ]
+    train, _ = load(write(tmp_path, "jsonl", rows), 0.0, columns=ColumnsConfig(messages="messages"))
+    for i, example in enumerate(train):
+        assert example.task.messages == (Message(Role.SYSTEM, "s"), Message(Role.USER, f"u{i}"))
+        assert example.demonstrations[0].response == Message(Role.ASSISTANT, f"a{i}", f"r{i}")
+    bare = [{"messages": [{"role": "user", "content": "u"}]}]
+    [only], _ = load(write(tmp_path, "parquet", bare), 0.0, columns=ColumnsConfig(messages="messages"))
+    assert not only.demonstrations
+
+
+def test_thinking_inside_the_response_is_split_off(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": "<think>\n1+1=2\n</think>\n\n2"}, {"prompt": "q", "response": "  def f():\n"}]
+    train, _ = load(write(tmp_path, "jsonl", rows), 0.0, columns=ColumnsConfig(response="response"))
+    assert train[0].demonstrations[0].response == Message(Role.ASSISTANT, "2", "1+1=2")
+    assert train[1].demonstrations[0].response == Message(Role.ASSISTANT, "  def f():\n", "")  # else as it is written
+
+
+def test_an_eval_split_is_held_out_and_taken_out_of_training(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("folder")  # `datasets` takes "/test_" anywhere in a path for the split's name
+    for split, rows in (("train", ROWS), ("test", [*ROWS[:7], *ROWS[:2], {**ROWS[0], "question": "new"}])):
+        datasets.Dataset.from_list(rows).to_json(folder / f"{split}.jsonl")
+    train, held_out = load(str(folder), columns=COLUMNS, eval_split="test")
+    assert held_out == [*(r["question"] for r in ROWS[:7]), "new"]
+    assert sorted(e.task.prompt for e in train) == sorted(r["question"] for r in ROWS[7:])
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        (ColumnsConfig(), "columns.prompt: got 'prompt'"),
+        (ColumnsConfig(prompt="qestion"), "did you mean 'question'"),
+        (ColumnsConfig(prompt="question", response="wrok"), "columns.response: got 'wrok'.*did you mean 'work'"),
+        (ColumnsConfig(prompt="question", response="answer", reasoning="x"), "columns.reasoning: got 'x'"),
+        (ColumnsConfig(prompt="question", kind="level"), "columns.kind: got 'level'"),
+        (ColumnsConfig(prompt="question", answer="answr"), "columns.answer: got 'answr'.*did you mean 'answer'"),
+        (ColumnsConfig(messages="turns"), "columns.messages: got 'turns'"),
+        (ColumnsConfig(messages="question"), "messages need `role` and `content`"),
+    ],
+)
+def test_columns_that_are_not_there(columns: ColumnsConfig, wanted: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=wanted) as error:
+        load(write(tmp_path, "jsonl", ROWS), columns=columns)
+    assert columns.messages == "question" or "question, answer, work" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": None}, ColumnsConfig()),
+        ({"prompt": ["a"]}, ColumnsConfig()),
+        ({"prompt": "p", "response": None}, ColumnsConfig(response="response")),
+        ({"prompt": "p", "response": "r", "why": None}, ColumnsConfig(response="response", reasoning="why")),
+        ({"messages": [{"role": "user", "content": None}]}, ColumnsConfig(messages="messages")),
+        ({"messages": [{"role": "robot", "content": "x"}]}, ColumnsConfig(messages="messages")),
+        ({"messages": [{"from": "user", "value": "x"}]}, ColumnsConfig(messages="messages")),
+        ({"messages": None}, ColumnsConfig(messages="messages")),
+    ],
+)
+def test_a_cell_that_is_no_text_is_named(row: Mapping[str, Any], columns: ColumnsConfig, tmp_path: Path) -> None:
+    """Never the text "None" to train on."""
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="data.jsonl/train/0"):
+        load(str(tmp_path / "data.jsonl"), columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("empty.jsonl", ""), ("list.json", "[]"), ("broken.jsonl", '{"prompt": '), ("a.csv", "prompt\nx\n"), ("a.parquet", "PAR")],
+)
+def test_files_that_hold_nothing_usable_are_named(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        load(str(tmp_path / name))
+
+
+def test_an_unknown_suffix_names_those_that_work(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nx\n")
+    with pytest.raises(UserError, match=r"allowed files: \.jsonl, \.json, \.parquet"):
+        load(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("kind", ["saved-splits", "hub", "jsonl-folder", "empty-folder"])
+def test_an_unknown_split_is_named(kind: str, tmp_path: Path) -> None:
+    if kind == "jsonl-folder":
+        datasets.Dataset.from_list(ROWS).to_json(tmp_path / "train.jsonl")
+        name = str(tmp_path)
+    else:
+        name = str(tmp_path / "none") if kind == "empty-folder" else write(tmp_path, kind, ROWS)
+        Path(name).mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="split 'validation'"):
+        load(name, columns=COLUMNS, split="validation")
+
+
+def test_a_saved_folder_without_splits_refuses_another_split(tmp_path: Path) -> None:
+    """Else `eval_split: test` would hold out the training rows themselves."""
+    name = write(tmp_path, "saved", ROWS)
+    with pytest.raises(UserError, match="'test'"):
+        load(name, columns=COLUMNS, eval_split="test")
+
+
+def test_a_file_with_an_eval_split_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'test'"):
+        load(write(tmp_path, "jsonl", ROWS), columns=COLUMNS, eval_split="test")
+
+
+def test_an_unknown_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="hub"):
+        load(write(tmp_path, "hub", ROWS), columns=COLUMNS, subset="nope")

@@ -1,0 +1,229 @@
+"""Whole runs through the command line: inline against Ray, the run's folder, own data and rewards, interruption, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "runtime.num_threads=1",
+    "data.num_train=200",
+    "data.num_eval=40",
+    "evaluation.num_tasks=30",
+    "evaluation.num_tasks_during=10",
+    "evaluation.sampling.max_tokens=12",
+    "stages.base.steps=6",
+    "stages.base.logging_steps=3",
+    "stages.cold_start.steps=3",
+    "stages.cold_start.logging_steps=1",
+    "stages.grpo.steps=3",
+    "stages.grpo.num_prompts=4",
+    "stages.grpo.group_size=4",
+    "stages.grpo.sampling.max_tokens=12",
+    "stages.grpo.eval_every=2",
+]
+DIGITS = """
+def digits(task, completion):
+    text = completion.removeprefix("<think>")
+    return sum(c.isdigit() for c in text) / max(1, len(text))
+"""
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`polymath WORDS` in `folder`, without the environment's own settings for threads."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "recipes", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def polymath(folder: Path, *words: str, code: int = 0) -> str:
+    process = start(folder, *words)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == code, err[-3000:] + out[-1000:]
+    return out + err
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def without_timings(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in found]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The maths recipe with a reward that a random model can learn."""
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "my_rewards.py").write_text(DIGITS)
+    text = "extends: math\nname: tiny\nrewards:\n  - use: my_rewards.py:digits\n  - {use: rewards.math:verify, weight: 0.1}\n"
+    (folder / "tiny.yaml").write_text(text)
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One run inline, one on Ray, of the same recipe and seed."""
+    found = {}
+    for mode in ("inline", "ray"):
+        folder = tmp_path_factory.mktemp(mode)
+        polymath(folder, "run", str(recipe), f"runtime={mode}", *SMALL)
+        found[mode] = folder / "runs" / "tiny"
+    return found
+
+
+def test_inline_and_ray_give_the_same_metrics(runs: dict[str, Path]) -> None:
+    inline, ray = (without_timings(rows(runs[mode], "metrics.jsonl")) for mode in ("inline", "ray"))
+    assert [r["stage"] for r in inline] == ["base"] * 2 + ["cold_start"] * 3 + ["grpo"] * 3
+    assert inline == ray
+    evaluations = [
+        [r for r in without_timings(rows(runs[mode], "events.jsonl")) if r["event"] in ("evaluation", "sample", "data")]
+        for mode in ("inline", "ray")
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert any(r["num_groups_without_signal"] < 4 for r in inline if r["stage"] == "grpo")
+    weights = [
+        AutoModelForCausalLM.from_pretrained(runs[mode] / "checkpoints" / "last").state_dict() for mode in ("inline", "ray")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_folder_has_what_people_use(runs: dict[str, Path]) -> None:
+    run = runs["ray"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "done"
+    for side in ("before", "after"):
+        assert set(summary["eval"][side]) == {"accuracy", "num_tasks", "mean_completion_tokens"}
+        assert summary["eval"][side]["num_tasks"] == 30
+    assert [e["stage"] for e in summary["eval"]["stages"]] == ["base", "cold_start", "grpo"]
+    assert summary["wall_s"] > 0
+    assert summary["tokens_per_s"] > 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["domain"], manifest["step"], manifest["stage"]) == ("math", 12, "run")
+    steps = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert steps == ["last", "step-0", "step-12", "step-6", "step-9"]
+    assert list((run / "tensorboard").iterdir())
+    parent = json.loads((run / "checkpoints" / "last" / "manifest.json").read_text())["parents"][0]
+    assert parent.endswith("step-9")
+    assert manifest["tokenizer_fingerprint"]
+
+
+def test_the_last_checkpoint_loads_with_transformers_and_gives_the_same_logits(runs: dict[str, Path]) -> None:
+    """What transformers computes from the folder is what the engine sampled from: its log-probabilities say so."""
+    folder = runs["inline"] / "checkpoints" / "last"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    from rl.config import ModelConfig
+    from rl.policy import load_policy
+
+    policy = load_policy(folder, ModelConfig(path=str(folder)))
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is 2 + 2?"}], add_generation_prompt=True)[
+        "input_ids"
+    ]
+    assert tokenizer.decode(ids).endswith("<think>")
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits
+        assert torch.equal(policy.model(input_ids=torch.tensor([ids])).logits, expected)
+        torch.testing.assert_close(policy.head.logits(policy.hidden_states(torch.tensor([ids]))), expected)
+
+
+def test_a_second_run_gets_its_own_folder(runs: dict[str, Path], recipe: Path) -> None:
+    home = runs["inline"].parent.parent
+    polymath(home, "run", str(recipe), "runtime=inline", *SMALL, "stages.grpo.steps=1")
+    assert (home / "runs" / "tiny").readlink() == Path("tiny-2")
+    assert json.loads((home / "runs" / "tiny-1" / "summary.json").read_text())["status"] == "done"
+
+
+def test_eval_and_chat_use_a_finished_run(runs: dict[str, Path], recipe: Path) -> None:
+    home = runs["inline"].parent.parent
+    out = polymath(home, "eval", "runs/tiny-1", str(recipe), "runtime=inline", *SMALL, "--json")
+    result = json.loads(out[out.index("{") :])
+    summary = json.loads((home / "runs" / "tiny-1" / "summary.json").read_text())
+    assert result["accuracy"] == summary["eval"]["after"]["accuracy"]
+    assert result["mean_completion_tokens"] == summary["eval"]["after"]["mean_completion_tokens"]
+    sampled = ["evaluation.num_samples=4", "evaluation.sampling.temperature=1.0"]
+    out = polymath(home, "eval", "runs/tiny-1", str(recipe), "runtime=inline", *SMALL, *sampled, "--json")
+    assert set(json.loads(out[out.index("{") :])["pass_at_k"]) == {"1", "2", "4"}
+
+
+def test_own_jsonl_data_on_top_of_a_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    data = [{"question": f"Say {i}.", "gold": str(i), "worked": f"{i}"} for i in range(80)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(d) for d in data))
+    (tmp_path / "mine.yaml").write_text(
+        f"""
+model: {runs["inline"].resolve()}
+data:
+  sources:
+    - dataset: mine.jsonl
+      columns: {{prompt: question, answer: gold, response: worked}}
+  held_out_share: 0.3
+stages:
+  - {{kind: sft, name: sft, steps: 2, batch_size: 4}}
+  - {{kind: grpo, name: grpo, steps: 1, num_prompts: 2, group_size: 2, sampling: {{max_tokens: 8}}}}
+rewards:
+  - use: rewards.math:verify
+evaluation: {{num_tasks: 10, sampling: {{max_tokens: 8}}}}
+runtime: {{mode: inline, num_threads: 1}}
+"""
+    )
+    polymath(tmp_path, "run", "mine.yaml")
+    stages = [e["stage"] for e in json.loads((tmp_path / "runs/mine/summary.json").read_text())["eval"]["stages"]]
+    assert stages == ["start", "sft", "grpo"]
+
+
+@pytest.mark.parametrize("mode", ["inline", "ray"])
+def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Path, mode: str) -> None:
+    process = start(tmp_path, "run", str(recipe), f"runtime={mode}", *SMALL, "stages.grpo.steps=100000")
+    metrics = tmp_path / "runs" / "tiny-1" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and '"grpo"' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline, "the run never reached GRPO"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err[-2000:]
+    assert "Traceback" not in out + err
+    summary = json.loads((tmp_path / "runs" / "tiny-1" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    kept = Path(summary["checkpoint"])
+    assert int(kept.name.removeprefix("step-")) > 9
+    AutoModelForCausalLM.from_pretrained(tmp_path / kept)
+    assert str(kept) in out + err
+
+
+@pytest.mark.parametrize("mode", ["inline", "ray"])
+def test_a_reward_that_fails_too_often_stops_the_run_with_its_reason(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "bad.py").write_text("def broken(task, completion):\n    return 1 / 0\n")
+    (tmp_path / "r.yaml").write_text("extends: math\nrewards: [{use: bad.py:broken}]\n")
+    text = polymath(tmp_path, "run", "r.yaml", f"runtime={mode}", *SMALL, code=1)
+    assert "could not be scored" in text
+    events = rows(tmp_path / "runs" / "r", "events.jsonl")
+    failed = next(e for e in events if e["event"] == "failed")
+    assert "ZeroDivisionError" in failed["error"]
+    assert "Traceback" not in text.replace(failed["error"], "")
+
+
+def test_user_errors_leave_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "r.yaml").write_text("extends: math\ndata: {sources: [{dataset: empty.jsonl, columns: {response: worked}}]}\n")
+    text = polymath(tmp_path, "run", "r.yaml", code=2)
+    assert text.startswith("error: ")
+    assert "empty" in text
+    assert "Traceback" not in text
