@@ -52,9 +52,14 @@ def test_an_error_leaves_nothing_new(tmp_path: Path, error: type[BaseException],
     if existed:
         with atomic_folder(target) as folder:
             (folder / "a").write_text("old")
-    with pytest.raises(error), atomic_folder(target) as folder:
-        (folder / "a").write_text("new")
-        raise error
+
+    def write() -> None:
+        with atomic_folder(target) as folder:
+            (folder / "a").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert names(tmp_path) == (["step-1"] if existed else [])
     assert not existed or (target / "a").read_text() == "old"
 

@@ -1,0 +1,137 @@
+"""A supervised stage through TRL on the tiny model: loss falls on the assistant's tokens alone, in the data's order."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rewards.errors import UserError
+from rewards.task import Demonstration, Message, Role, Task
+from rl.config import ModelConfig, OptimizerConfig
+from rl.policy import Policy, load_policy
+from rl.workers import Event
+from specialists.config import SftConfig
+from specialists.sft import SftJob
+from specialists.trl_trainer import IGNORED, encode
+
+ADAMW = OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.0)
+
+
+def demonstration(i: int) -> Demonstration:
+    task = Task(f"t{i}", "math", (Message(Role.USER, f"What is {i} + {i}?"),))
+    return Demonstration(task, Message(Role.ASSISTANT, str(2 * i), f"{i}+{i}={2 * i}"))
+
+
+def job_of(source: Path, target: Path, shown: Sequence[Demonstration], *, batch_size: int, **stage: object) -> SftJob:
+    settings = {"kind": "sft", "steps": len(shown) // batch_size, "batch_size": batch_size, "logging_steps": 1, **stage}
+    model = ModelConfig(path=str(source))
+    return SftJob(str(source), str(target), model, ADAMW, SftConfig(**settings), shown, seed=0)  # type: ignore[arg-type]
+
+
+def run(job: SftJob, stopped: Callable[[], bool] = lambda: False) -> tuple[bool, list[Event]]:
+    rows: list[Event] = []
+    finished = job.run(rows.append, stopped)
+    return finished, rows
+
+
+def mean_loss(policy: Policy, shown: Sequence[Demonstration]) -> float:
+    """Cross-entropy over the assistant's tokens, one plain forward for each demonstration."""
+    losses: list[float] = []
+    for one in shown:
+        encoded = policy.chat.demonstration(one)
+        ids = torch.tensor([encoded.token_ids])
+        with torch.no_grad():
+            logprobs = policy.model(input_ids=ids).logits[0].log_softmax(-1)
+        losses += [-float(logprobs[t - 1, ids[0, t]]) for t in range(1, ids.shape[1]) if encoded.loss_mask[t]]
+    return float(np.mean(losses))
+
+
+def test_a_stage_learns_reports_and_saves(model_folder: Path, tmp_path: Path) -> None:
+    shown = [demonstration(i % 4) for i in range(15 * 4)]
+    job = pickle.loads(pickle.dumps(job_of(model_folder, tmp_path / "out", shown, batch_size=4)))  # as it travels
+    finished, rows = run(job)
+    assert finished
+    assert [row["step"] for row in rows] == list(range(1, 16))
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    assert rows[0]["lr"] == 1e-2
+    assert all({"loss", "lr", "grad_norm"} <= row.keys() for row in rows)
+    saved = load_policy(tmp_path / "out", ModelConfig(path="-"))
+    start = load_policy(model_folder, ModelConfig(path="-"))
+    assert mean_loss(saved, shown[:4]) < 0.6 * mean_loss(start, shown[:4])
+    assert saved.tokenizer.chat_template == start.tokenizer.chat_template
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is torch.float32
+
+
+def test_the_first_loss_is_the_assistants_tokens_alone(model_folder: Path, tmp_path: Path) -> None:
+    """Of demonstrations of different lengths, so that padding is there too; equal to a plain computation."""
+    shown = [demonstration(i) for i in (1, 12345, 7, 678)]
+    _, rows = run(job_of(model_folder, tmp_path / "out", shown, batch_size=4))
+    policy = load_policy(model_folder, ModelConfig(path="-"))
+    assert rows[0]["loss"] == pytest.approx(mean_loss(policy, shown), abs=1e-4)
+
+
+def test_batches_come_in_the_datas_order(model_folder: Path, tmp_path: Path) -> None:
+    """With a vanishing learning rate every step's loss is that of its own demonstrations under the start's weights."""
+    shown = [demonstration(i) for i in (3, 55555, 1, 424, 98, 7, 12, 31415)]
+    job = job_of(model_folder, tmp_path / "out", shown, batch_size=2)
+    _, rows = run(replace(job, optimizer=replace(ADAMW, lr=1e-12)))
+    policy = load_policy(model_folder, ModelConfig(path="-"))
+    expected = [mean_loss(policy, shown[i : i + 2]) for i in range(0, 8, 2)]
+    assert len({round(e, 4) for e in expected}) == 4
+    assert [row["loss"] for row in rows] == pytest.approx(expected, abs=1e-4)
+
+
+def test_labels_are_the_assistants_tokens(policy: Policy) -> None:
+    [row] = encode([demonstration(2)], policy.chat, 100)
+    decode = policy.tokenizer.decode
+    assert decode(row["input_ids"]).endswith("<think>2+2=4</think>4<｜end▁of▁sentence｜>")
+    assert decode([t for t in row["labels"] if t != IGNORED]) == "2+2=4</think>4<｜end▁of▁sentence｜>"
+    assert [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label not in (IGNORED, t)] == []
+
+
+def test_the_same_job_gives_the_same_weights(model_folder: Path, tmp_path: Path) -> None:
+    shown = [demonstration(i) for i in range(6)]
+    for name in ("a", "b"):
+        run(job_of(model_folder, tmp_path / name, shown, batch_size=2))
+    a, b = (load_policy(tmp_path / n, ModelConfig(path="-")).weights() for n in ("a", "b"))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_demonstration_that_is_too_long_is_the_users_error(model_folder: Path, tmp_path: Path) -> None:
+    shown = [demonstration(1), demonstration(10**30)]
+    with pytest.raises(UserError, match=r"task t10+: its demonstration has \d+ tokens; allowed: max_length 30"):
+        run(job_of(model_folder, tmp_path / "out", shown, batch_size=1, max_length=30))
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopping_ends_early_and_saves_what_was_learned(model_folder: Path, tmp_path: Path) -> None:
+    shown = [demonstration(i) for i in range(20)]
+    asked: list[None] = []
+
+    def stopped() -> bool:
+        asked.append(None)
+        return len(asked) >= 3
+
+    finished, rows = run(job_of(model_folder, tmp_path / "out", shown, batch_size=2), stopped)
+    assert not finished
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    load_policy(tmp_path / "out", ModelConfig(path="-"))
+
+
+def test_a_stop_after_the_last_step_is_no_interruption(model_folder: Path, tmp_path: Path) -> None:
+    asked: list[None] = []
+
+    def stopped() -> bool:
+        asked.append(None)
+        return len(asked) >= 2
+
+    finished, rows = run(job_of(model_folder, tmp_path / "out", [demonstration(i) for i in range(4)], batch_size=2), stopped)
+    assert finished
+    assert len(rows) == 2
