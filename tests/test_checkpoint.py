@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,39 +81,60 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
     assert names(tmp_path / "step-1") == ["a"]
 
 
-WRITER = """
-import sys, itertools
+KILLED_EVERYWHERE = """
+import os, signal, sys
 from pathlib import Path
 from rl.checkpoint import atomic_folder
-target = Path(sys.argv[1])
-for round in itertools.count():
+
+CHANGES = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
+
+def write(target, text):
     with atomic_folder(target) as folder:
-        for i in range(60):
-            (folder / f"part-{i}").write_text(f"{round}" * 200)
-    print(round, flush=True)
+        for i in range(3):
+            (folder / f"part-{i}").write_text(text)
+
+def write_and_die(target, at):
+    count = 0
+    def hook(event, args):
+        nonlocal count
+        if event in CHANGES:
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    write(target, "new")
+
+at = 0
+while True:
+    at += 1
+    target = Path(sys.argv[1]) / str(at) / "step-1"
+    write(target, "old")
+    child = os.fork()
+    if child == 0:
+        write_and_die(target, at)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break  # it came to its end: there is no later moment to kill it in
 """
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.004, 0.011, 0.023])
-def test_kill_9_never_shows_a_half_written_folder(tmp_path: Path, delay_s: float) -> None:
-    """A process that writes and replaces the same folder all the time is killed anywhere in the middle."""
-    target = tmp_path / "step-1"
-    command = [sys.executable, "-c", WRITER, str(target)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
-    assert writer.stdout is not None
-    for _ in range(3):
-        assert writer.stdout.readline()
-    time.sleep(delay_s)
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait(10)
-    writer.stdout.close()
-    if target.exists():
-        assert len(names(target)) == 60
-        assert len({(target / name).read_text()[:1] for name in names(target)}) == 1, "parts of one round"
-        assert all(len((target / name).read_text()) % 200 == 0 for name in names(target))
-    with atomic_folder(target) as folder:
-        (folder / "a").write_text("a")
-    assert names(tmp_path) == ["step-1"]
+def test_kill_9_at_any_moment_never_shows_a_half_written_folder(tmp_path: Path) -> None:
+    """A folder is replaced again and again, killed before the first change to the disk, the second, and so on to the last."""
+    command = [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=60, cwd=Path(__file__).parent.parent)
+    states = []
+    for at in sorted(tmp_path.iterdir(), key=lambda p: int(p.name)):
+        target = at / "step-1"
+        if target.exists():
+            assert names(target) == ["part-0", "part-1", "part-2"], at.name
+            [text] = {(target / name).read_text() for name in names(target)}
+            states.append(text)
+        with atomic_folder(target) as folder:  # the next attempt clears what the kill left
+            (folder / "a").write_text("a")
+        assert (names(at), names(target)) == (["step-1"], ["a"])
+    assert len(states) > 8
+    assert states == sorted(states, reverse=True)  # old until it is new
+    assert set(states) == {"old", "new"}
 
 
 def test_last_checkpoint_is_the_highest_step(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Sampling speed beside `transformers.generate`: same model, prompts, lengths and machine, in one run. Run by `make bench`.
 
-The limit is the machine's measured float32 product rate divided by the model's FLOP a token (2 a parameter, attention left out).
+The limit is the machine's measured float32 product rate divided by the model's FLOP a token (2 a parameter, no attention).
 Ratios matter, not the absolute figures: machines are noisy.
 """
 
