@@ -76,7 +76,7 @@ def model_problem(value: str, looked: Sequence[Path]) -> str | None:
         return f"got {show(value)}, no such folder; allowed: a model's folder, a run's folder, or a hub id{near}"
     if not folder.is_dir():
         return f"got {show(value)}, a file; allowed: the folder of a model or a run"
-    if (folder / "manifest.json").is_file() and (folder / "checkpoints").is_dir():
+    if (folder / "checkpoints").is_dir():
         steps = any((folder / "checkpoints").glob("step-*"))
         return None if steps else f"got {show(value)}, a run without a checkpoint yet; allowed: a run that saved one"
     if not (folder / "config.json").is_file():

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +30,10 @@ from rl.collect import Evaluation
 from rl.config import GrpoConfig, RuntimeConfig
 from rl.runlog import RunLog
 from rl.scoring import RewardWorker
-from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, Workers
+from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers
+from specialists.data import load_data
 from specialists.grpo import ScoringFailedError
-from specialists.specialist import Plan, Specialist
+from specialists.specialist import InterruptedRun, Plan, Specialist
 
 RUNS = Path("runs")
 
@@ -39,8 +42,9 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     """Trains what the recipe says; returns the exit code."""
     recipe = loaded.recipe
     plan = to_plan(loaded)
-    folder = new_run_folder(name or plan.name)
     console = Console(stderr=as_json)
+    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)  # before there is a folder: most mistakes show here
+    folder = new_run_folder(name or plan.name)
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
     start = time.perf_counter()
     with open_view(console) as view, contextlib.closing(RunLog(folder, [view])) as log:
@@ -50,10 +54,13 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
             "run_started", name=folder.name, folder=str(folder), stages=stages, seed=recipe.seed,
             runtime=recipe.runtime.mode, threads=threads,
         )  # fmt: skip
-        specialist = Specialist(plan, folder, log)
+        stop = threading.Event()
+        specialist = Specialist(plan, data, folder, log, stop.is_set)
         with ray_runtime(recipe.runtime):
-            code = _train(specialist, log)
+            code = _train(specialist, log, stop)
         summary = _summary(specialist, recipe, code, time.perf_counter() - start)
+        if code == 0:
+            log.event("run_finished", wall_s=summary["wall_s"])
         log.summary(summary)
         if manifest := specialist.run_manifest():
             write_manifest(folder, manifest)
@@ -145,26 +152,39 @@ def new_run_folder(name: str) -> Path:
     raise UserError(f"{RUNS}/{name}: no free run number; remove old runs")
 
 
-async def _train_with_workers(specialist: Specialist) -> None:
+def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
+    try:
+        asyncio.run(_train_with_workers(specialist, log, stop))
+    except (InterruptedRun, KeyboardInterrupt, asyncio.CancelledError):
+        log.event("interrupted", kept=str(specialist.last) if specialist.last else None)
+        return 130
+    except (ScoringFailedError, TimeoutError, FloatingPointError, WorkerDiedError) as error:
+        log.event("failed", error=str(error), kept=str(specialist.last) if specialist.last else None)
+        return 1
+    except Exception as error:
+        log.event("failed", error=repr(error), kept=str(specialist.last) if specialist.last else None)
+        raise
+    return 0
+
+
+async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threading.Event) -> None:
+    """The first Ctrl-C lets the step end and saves; the second ends at once and keeps the newest checkpoint."""
+    task = asyncio.current_task()
+    assert task is not None, "runs in a task"
+
+    def interrupt() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+        log.event("stopping", reason="Ctrl-C", hint="the step ends and is saved; Ctrl-C again stops at once")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    log.event("workers_starting", runtime=specialist.plan.runtime.mode)
     workers = await start_workers(specialist.plan)
     try:
         await specialist.train(workers)
     finally:
         await asyncio.gather(*(worker.close() for worker in workers.rollouts))
-
-
-def _train(specialist: Specialist, log: RunLog) -> int:
-    try:
-        asyncio.run(_train_with_workers(specialist))
-    except KeyboardInterrupt:
-        log.event("interrupted", kept=str(specialist.last) if specialist.last else None)
-        return 130
-    except UserError:
-        raise
-    except (ScoringFailedError, TimeoutError, FloatingPointError) as error:
-        log.event("failed", error=str(error), kept=str(specialist.last) if specialist.last else None)
-        return 1
-    return 0
 
 
 def _summary(specialist: Specialist, recipe: Recipe, code: int, wall_s: float) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _unknown(row: Row, progress: Progress) -> str:
 
 EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "run_started": _run_started,
-    "data_loading": lambda row, _: f"loading data: {', '.join(map(str, row['sources']))}",
+    "workers_starting": lambda row, _: f"starting workers: {row['runtime']}",
     "data": lambda row, _: f"data: {row['num_train']} training tasks, {row['num_held_out']} held out",
     "model": lambda row, _: f"model: {row['num_parameters']:,} parameters, vocabulary of {row['vocab_size']}",
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
@@ -174,6 +174,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "score_failed": _score_failed,
     "checkpoint": lambda row, _: f"checkpoint, {row['stage']}: {row['path']}",
     "run_finished": lambda row, _: f"run finished in {duration(row['wall_s'])}",
+    "stopping": lambda row, _: f"{row['reason']}: {row['hint']}",
     "interrupted": _interrupted,
     "failed": _failed,
 }

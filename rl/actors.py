@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rl.workers import EngineSpec, Event, Job, TrainerSpec, Workers
 
 POLL_S = 0.2  # between two looks at a job's events
-STOP_S = 30.0  # for a job to end after it was asked to
 
 
 class TrainerActor:
@@ -134,21 +133,18 @@ class RayTrainer:
     actor: Any
     timeout_s: float
 
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        done, seen = asyncio.ensure_future(_future(self.actor.run_job.remote(job))), 0
-        try:
-            finished = False
-            while not finished:
-                await asyncio.wait([done], timeout=POLL_S)
-                finished = done.done()
-                events = await _answer(self.actor.events.remote(seen), self.timeout_s, "progress of the supervised stage")
-                seen += len(events)
-                for event in events:
-                    report(event)
-            return await _answer(done, self.timeout_s, "the supervised stage")
-        finally:
-            if not done.done():
-                await _answer(self.actor.stop_job.remote(), STOP_S, "the supervised stage to stop")
+    async def run_job(self, job: Job, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any:
+        done, seen, finished = asyncio.ensure_future(_future(self.actor.run_job.remote(job))), 0, False
+        while not finished:
+            await asyncio.wait([done], timeout=POLL_S)
+            finished = done.done()
+            if stopped() and not finished:
+                await _answer(self.actor.stop_job.remote(), self.timeout_s, "the supervised stage to take the wish to stop")
+            events = await _answer(self.actor.events.remote(seen), self.timeout_s, "progress of the supervised stage")
+            seen += len(events)
+            for event in events:
+                report(event)
+        return await _answer(done, self.timeout_s, "the supervised stage")
 
     async def open(self, spec: TrainerSpec) -> None:
         await _answer(self.actor.open.remote(spec), self.timeout_s, "the trainer to load its model")
@@ -197,13 +193,21 @@ class RayRewards:
 
 
 async def _answer(awaitable: Any, timeout_s: float, what: str) -> Any:
-    """Waits for an actor's answer; an error of the worker is raised as itself, with the worker's traceback chained."""
+    """Waits for an actor's answer; an error of the worker is raised as itself, with the worker's traceback chained.
+
+    Raises:
+        TimeoutError: no answer in time. WorkerDiedError: the actor's process is gone. Both say what was waited for.
+    """
     try:
         return await asyncio.wait_for(_future(awaitable), timeout_s)
     except TimeoutError:
         raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
     except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from error
+        raise error.cause from error
+    except ray.exceptions.RayActorError as error:
+        from rl.workers import WorkerDiedError
+
+        raise WorkerDiedError(f"the worker died during {what}: {error}") from error
 
 
 async def _future(reference: Any) -> Any:

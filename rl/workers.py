@@ -24,6 +24,11 @@ from rl.scoring import RewardWorker
 from rl.trainer import Trainer
 from rl.trajectory import Trajectory
 
+
+class WorkerDiedError(RuntimeError):
+    """A worker's process ended while it was needed."""
+
+
 Event: TypeAlias = dict[str, Any]
 
 
@@ -70,8 +75,8 @@ class Job(Protocol):
 class TrainerHandle(Protocol):
     """Where training happens: supervised jobs, then steps on samples."""
 
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        """Runs a job to its end and returns its result, handing over its events as they come."""
+    async def run_job(self, job: Job, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any:
+        """Runs a job to its end, or until `stopped`, and returns its result, handing over its events as they come."""
         ...
 
     async def open(self, spec: TrainerSpec) -> None:
@@ -123,16 +128,16 @@ class InlineTrainer:
         assert self._trainer is not None, "open() comes first"
         return self._trainer
 
-    async def run_job(self, job: Job, report: Callable[[Event], None]) -> Any:
-        loop, stop = asyncio.get_running_loop(), threading.Event()
+    async def run_job(self, job: Job, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any:
+        loop, abandoned = asyncio.get_running_loop(), threading.Event()
 
         def pass_on(event: Event) -> None:
             loop.call_soon_threadsafe(report, event)
 
         try:
-            return await asyncio.to_thread(job.run, pass_on, stop.is_set)
+            return await asyncio.to_thread(job.run, pass_on, lambda: stopped() or abandoned.is_set())
         finally:
-            stop.set()  # a cancelled wait leaves the thread running: tell it to end
+            abandoned.set()  # a cancelled wait leaves the thread running: tell it to end
 
     async def open(self, spec: TrainerSpec) -> None:
         self._trainer = None  # frees the earlier one before the next is built

@@ -33,8 +33,13 @@ class GrpoLoop:
     crew: Crew
     tasks: TaskSampler
 
-    async def run(self, after_step: Callable[[int, Metrics, Sequence[TrajectoryGroup]], Awaitable[None]]) -> None:
-        """Takes `stage.steps` steps; each waits for its rollouts, then their scores, then the trainer, then the engines."""
+    async def run(
+        self, after_step: Callable[[int, Metrics, Sequence[TrajectoryGroup]], Awaitable[None]], stopped: Callable[[], bool]
+    ) -> None:
+        """Takes `stage.steps` steps; each waits for its rollouts, then their scores, then the trainer, then the engines.
+
+        Ends after the step in which `stopped` turns true.
+        """
         for step in range(1, self.stage.steps + 1):
             start = time.perf_counter()
             groups = await self.crew.groups(self._requests())
@@ -50,6 +55,8 @@ class GrpoLoop:
             metrics |= {"rollout_s": rollout_s, "step_s": time.perf_counter() - start}
             metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / metrics["rollout_s"]
             await after_step(step, metrics, groups)
+            if stopped():
+                return
 
     def _requests(self) -> list[GroupRequest]:
         stage = self.stage

@@ -26,8 +26,8 @@ class SftJob:
     demonstrations: Sequence[Demonstration]  # stage.steps * stage.batch_size, in training order
     seed: int
 
-    def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> bool:
-        """Trains and saves; reports {"step", "loss", "lr", ...}. False when it was stopped before its last step."""
+    def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
+        """Trains and saves; reports {"step", "loss", "lr", ...}. Returns the steps taken: fewer where it was stopped."""
         from specialists.trl_trainer import train
 
         return train(self, report, stopped)

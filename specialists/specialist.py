@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from rl.trajectory import TrajectoryGroup
 from rl.workers import EngineSpec, TrainerSpec, Workers
 from specialists.config import DataConfig, SftConfig
-from specialists.data import Data, TaskSampler, load_data, pick_demonstrations
-from specialists.grpo import GrpoLoop, Metrics
+from specialists.data import Data, TaskSampler, pick_demonstrations
+from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
 from specialists.sft import SftJob
 
 START = "start"  # names the evaluation of a model that the run began with
@@ -50,17 +50,23 @@ class Plan:
     recipe_hash: str
 
 
-class Specialist:
-    """One run. State: the newest checkpoint, the count of updates, the evaluations so far."""
+class InterruptedRun(Exception):
+    """The run was asked to stop; what it had learned is in its newest checkpoint."""
 
-    def __init__(self, plan: Plan, folder: Path, log: RunLog) -> None:
-        self.plan, self.folder, self.log = plan, folder, log
+
+class Specialist:
+    """One run. State: the newest checkpoint, the count of updates, the evaluations so far.
+
+    `stopped` is asked after every step; once it says true, the run saves and raises InterruptedRun.
+    """
+
+    def __init__(self, plan: Plan, data: Data, folder: Path, log: RunLog, stopped: Callable[[], bool]) -> None:
+        self.plan, self.data, self.folder, self.log, self.stopped = plan, data, folder, log, stopped
         self.primary = Scorer(plan.rewards).primary if plan.rewards else ""
         self.global_step = 0
         self.evaluations: list[tuple[str, Evaluation]] = []
         self.last: Path | None = None  # the newest checkpoint
         self.grpo_tokens, self.grpo_s = 0.0, 0.0
-        self._data: Data | None = None
         self._workers: Workers | None = None
 
     @property
@@ -68,16 +74,9 @@ class Specialist:
         assert self._workers is not None, "train() gets the workers"
         return self._workers
 
-    @property
-    def data(self) -> Data:
-        assert self._data is not None, "train() loads the data first"
-        return self._data
-
     async def train(self, workers: Workers) -> None:
         """Runs every stage; each ends with a checkpoint."""
         self._workers = workers
-        self.log.event("data_loading", sources=[s.generator or s.dataset for s in self.plan.data.sources])
-        self._data = load_data(self.plan.data, domain=self.plan.domain, seed=self.plan.seed)
         self.log.event("data", num_train=len(self.data.train), num_held_out=len(self.data.held_out), hash=self.data.hash)
         model = self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
@@ -89,6 +88,8 @@ class Specialist:
                 model = await self._supervised(stage, model)
             else:
                 model = await self._grpo(stage, model)
+            if self.stopped():
+                raise InterruptedRun
             self.log.event("stage_finished", stage=stage.name, wall_s=time.perf_counter() - start)
 
     # ---- stages
@@ -128,10 +129,9 @@ class Specialist:
             step = int(values.pop("step"))
             self.log.metrics(stage.name, step, first + step, values)
 
-        await self.workers.trainer.run_job(job, report)
-        self.global_step += stage.steps
+        self.global_step += await self.workers.trainer.run_job(job, report, self.stopped)
         checkpoint = self._checkpoint(stage.name, (source,), lambda folder: _move_into(target, folder))
-        if stage.evaluate and self.plan.rewards:
+        if stage.evaluate and self.plan.rewards and not self.stopped():
             await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
         return checkpoint
 
@@ -158,6 +158,9 @@ class Specialist:
             self._log_failures(stage.name, step, groups)
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
             last = step == stage.steps
+            if self.stopped():
+                await save()
+                return
             if last or (stage.eval_every and step % stage.eval_every == 0):
                 await self._evaluate(crew, stage.name, step, final=last)
             if last or (stage.save_every and step % stage.save_every == 0):
@@ -165,10 +168,10 @@ class Specialist:
 
         tasks = TaskSampler([e.task for e in self.data.train], self.plan.seed)
         try:
-            await GrpoLoop(stage, self.plan.seed, trainer, crew, tasks).run(after_step)
-        except BaseException:
-            if self.global_step > first and checkpoint == source:
-                await save()  # interrupted or failed: what was learned is kept
+            await GrpoLoop(stage, self.plan.seed, trainer, crew, tasks).run(after_step, self.stopped)
+        except ScoringFailedError:
+            if self.global_step > first:
+                await save()  # the rewards are at fault: what was learned is kept
             raise
         return checkpoint
 
@@ -194,7 +197,7 @@ class Specialist:
     def _checkpoint_path(self) -> Path:
         return self.folder / "checkpoints" / f"step-{self.global_step}"
 
-    def _checkpoint(self, stage: str, parents: Sequence[Path], fill: Any) -> Path:
+    def _checkpoint(self, stage: str, parents: Sequence[Path], fill: Callable[[Path], None]) -> Path:
         """Writes checkpoints/step-N atomically; `fill` puts the model into the folder it is given."""
         target = self._checkpoint_path()
         with atomic_folder(target) as temporary:

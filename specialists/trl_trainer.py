@@ -27,10 +27,9 @@ from specialists.sft import SftJob
 IGNORED = -100  # label of tokens without loss
 
 
-def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> bool:
-    """Runs the job; False when it was stopped before its last step (what it learned is saved all the same)."""
+def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
+    """Runs the job and returns the steps taken; what was learned until a stop is saved too."""
     policy = load_policy(job.source, job.model)
-    reporter = _Reporter(report, stopped)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=policy.model,
@@ -38,12 +37,12 @@ def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bo
             train_dataset=encode(job.demonstrations, policy.chat, job.stage.max_length),
             processing_class=policy.tokenizer,
             optimizers=build_optimizer(policy.model, job.optimizer, job.stage.steps),
-            callbacks=[reporter],
+            callbacks=[_Reporter(report, stopped)],
         )
         trainer.remove_callback(PrinterCallback)  # it would print every log
         trainer.train()
     policy.save(Path(job.target))
-    return not reporter.interrupted
+    return int(trainer.state.global_step)
 
 
 def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
@@ -90,7 +89,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Hands TRL's logs over and stops the training when asked to."""
 
     def __init__(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> None:
-        self.report, self.stopped, self.interrupted = report, stopped, False
+        self.report, self.stopped = report, stopped
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -101,4 +100,4 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopped() and state.global_step < state.max_steps:
-            self.interrupted, control.should_training_stop = True, True
+            control.should_training_stop = True

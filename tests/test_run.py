@@ -50,6 +50,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -187,25 +188,28 @@ runtime: {{mode: inline, num_threads: 1}}
     assert stages == ["start", "sft", "grpo"]
 
 
-@pytest.mark.parametrize("mode", ["inline", "ray"])
-def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Path, mode: str) -> None:
-    process = start(tmp_path, "run", str(recipe), f"runtime={mode}", *SMALL, "stages.grpo.steps=100000")
+@pytest.mark.parametrize(("mode", "stage"), [("inline", "grpo"), ("ray", "grpo"), ("inline", "base"), ("ray", "base")])
+def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Path, mode: str, stage: str) -> None:
+    """As a terminal sends it: to every process of the foreground group, Ray's included."""
+    process = start(tmp_path, "run", str(recipe), f"runtime={mode}", *SMALL, f"stages.{stage}.steps=5000")
     metrics = tmp_path / "runs" / "tiny-1" / "metrics.jsonl"
     deadline = time.monotonic() + 200
-    while not (metrics.exists() and '"grpo"' in metrics.read_text()):
+    while not (metrics.exists() and f'"{stage}"' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1][-2000:]
-        assert time.monotonic() < deadline, "the run never reached GRPO"
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+        assert time.monotonic() < deadline, f"the run never reached {stage}"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err[-2000:]
     assert "Traceback" not in out + err
     summary = json.loads((tmp_path / "runs" / "tiny-1" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     kept = Path(summary["checkpoint"])
-    assert int(kept.name.removeprefix("step-")) > 9
+    assert int(kept.name.removeprefix("step-")) > (9 if stage == "grpo" else 2)
     AutoModelForCausalLM.from_pretrained(tmp_path / kept)
     assert str(kept) in out + err
+    leftovers = [p.name for p in (tmp_path / kept).parent.iterdir() if p.name.startswith(".")]
+    assert not leftovers
 
 
 @pytest.mark.parametrize("mode", ["inline", "ray"])

@@ -60,7 +60,7 @@ def grpo(step: int, elapsed_s: float, reward: float) -> Row:
 STAGES = [{"name": "base", "kind": "sft", "steps": 400}, {"name": "grpo", "kind": "grpo", "steps": 60}]
 START = [
     event("run_started", 0, name="lab-1", folder="runs/lab-1", stages=STAGES, seed=3, runtime="ray", threads=2),
-    event("data_loading", 0, sources=["arithmetic"]),
+    event("workers_starting", 0, runtime="ray"),
     event("data", 1, num_train=4000, num_held_out=300, hash="ab"),
     event("model", 2, num_parameters=845056, vocab_size=447),
     event("stage_started", 3, stage="base", kind="sft", steps=400),

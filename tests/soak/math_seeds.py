@@ -81,7 +81,7 @@ def report(done: dict[str, Any]) -> str:
     lines = [
         "# `recipes/math.yaml`, five seeds",
         "",
-        "Held-out accuracy in percent (one sample a task at temperature 1) after each stage, and of the control: the cold start",
+        "Held-out accuracy in percent (a sample a task at temperature 1) after each stage, and of the control: the cold start",
         "trained on with supervised steps, same demonstrations, for the seconds that GRPO took. Written by `make soak`.",
         "",
         "| seed | tasks | base | cold start | GRPO | gain | control | GRPO - control | by kind after GRPO | tokens | wall s |",
