@@ -6,6 +6,8 @@ Loads hub ids, local folders and a run's checkpoints; makes new models from a co
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as hf_logging
 
 from rewards.errors import UserError
@@ -115,8 +124,24 @@ def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
     return _wrap(model, tokenizer, config)
 
 
+def config_keys(architecture: str) -> set[str]:
+    """The fields that an architecture's config takes, under all their names."""
+    if architecture not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(architecture, list(CONFIG_MAPPING), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"model.init.architecture: got {architecture!r}, which transformers does not know{hint}")
+    config_class = CONFIG_MAPPING[architecture]
+    return {f.name for f in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+
+
 def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, *, seed: int) -> Policy:
-    """A model with random weights for this tokenizer."""
+    """A model with random weights for this tokenizer. An unknown architecture or config key is the user's error, named."""
+    known = config_keys(init.architecture)
+    for key in init.config:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"model.init.config: got {key!r}, which the config of {init.architecture!r} does not have{hint}")
     try:
         settings = {**init.config, "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
         settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl.config import InitConfig, ModelConfig
-from rl.policy import Policy, init_policy
+from rl.policy import Policy, config_keys, init_policy
 from rl.tokenizer import train_tokenizer
 
 TINY = {
@@ -46,7 +46,8 @@ def tiny_policy(architecture: str = "qwen3", *, seed: int = 0, dtype: str = "flo
     """A random model of a few ten thousand parameters with a tokenizer of its own."""
     attention = "sdpa" if architecture not in ("gpt_oss", "mamba2", "deepseek_v4") else "eager"
     model = ModelConfig(path="-", dtype=dtype, attention=attention)  # type: ignore[arg-type]
-    init = InitConfig(architecture=architecture, config={**TINY, **config})
+    common = {key: value for key, value in TINY.items() if key in config_keys(architecture)}
+    init = InitConfig(architecture=architecture, config={**common, **config})
     return init_policy(init, train_tokenizer(TEXTS, 512), model, seed=seed)
 
 

@@ -156,3 +156,15 @@ def test_weights_of_another_model_change_nothing() -> None:
     with pytest.raises(ValueError, match="differing names"):
         policy.load_weights(broken)
     assert all(torch.equal(before[n], t) for n, t in policy.weights().items())
+
+
+@pytest.mark.parametrize(
+    ("init", "named"),
+    [
+        (InitConfig(config={"hiden_size": 64}), "got 'hiden_size'.*did you mean 'hidden_size'"),
+        (InitConfig(architecture="qwen33"), "got 'qwen33'.*did you mean 'qwen3'"),
+    ],
+)
+def test_a_misspelt_config_is_named_with_its_nearest(init: InitConfig, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        init_policy(init, train_tokenizer(TEXTS, 512), ModelConfig(path="-"), seed=0)

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from rl.policy import Policy
 
 BUCKET = 64  # cache lengths are rounded up to a multiple of this
-TILE = 8  # rows of a fixed-shape call
+TILE = 16  # rows of a fixed-shape call
 
 LayerKV = tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [H, L, D] of one sequence
 
