@@ -243,7 +243,7 @@ def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) ->
         tokens_per_s=summary["tokens_per_s"],
         next_commands=[
             f"polymath chat {link}",
-            f"polymath eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4 evaluation.sampling.temperature=1.0",
+            f"polymath eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4",
             f"tensorboard --logdir {folder / 'tensorboard'}",
         ],
     )
