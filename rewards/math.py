@@ -44,6 +44,9 @@ _BAD_AFTER = re.compile(
     r"|,?\s*or\b(?! (?:so|less|more)\b))"
 )
 _LIST_IN_NUMBER = re.compile(r"[,;&=<>]|\\\\|\bor\b|\band\b|\\(?:text|boxed|pm|mp|ne|neq|l?or|vee|mid)\b|[0-9]\s+[0-9]|[≠±∨|]")
+# Sums, differences, products and quotients of numbers: a question repeated, not an answer. Powers and roots may stay.
+_UNEVALUATED = re.compile(r"[0-9)}]\s*(?:[-+*×·÷−]|\\(?:times|cdot|div)\b)\s*[0-9(\\]")
+_DIVISION = re.compile(r"/\s*(?!1\b)[0-9]|frac\s*\{[^}]*\}\s*\{\s*(?!1\s*\})")
 _FILLER = re.compile(r"[\s,;:.|/&()\[\]{}*#•·$\\-]|\band\b|\bor\b")
 
 
@@ -93,7 +96,9 @@ def _equals_number(gold: str, visible: str) -> bool:
     candidate = _plain_text(_after_equals(_clean(candidate)))
     value = _number(candidate, percent)
     if value is not None:
-        return value == wanted
+        return value == wanted and not (value.denominator == 1 and _DIVISION.search(candidate))  # 84/2 is not yet 42
+    if _UNEVALUATED.search(candidate):
+        return False
     if _LIST_IN_NUMBER.search(_without_units(candidate)) or any(_is_foreign_digit(c) for c in candidate):
         return False
     # math-verify reads "9%" as equal to both 9 and 0.09: percentages are left to the exact path above.

@@ -68,6 +68,7 @@ class Task:
     kind: str = ""  # the kind of problem inside the domain ("add", "gcd"); evaluation reports each kind
     effort: Effort = Effort.HIGH
     data: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""  # names what is asked apart from its wording; tasks of one problem are held out together
 
     @cached_property
     def content_hash(self) -> str:
@@ -92,11 +93,12 @@ class Demonstration:
 
 
 def is_held_out(task: Task, share: float) -> bool:
-    """Whether the task belongs to the held-out side, decided by its content hash alone.
+    """Whether the task belongs to the held-out side, decided by its problem, or by its content hash where it names none.
 
     The same task falls on the same side in every run, on every machine, whatever the seed and the order of the data.
     """
-    return int(task.content_hash[:13], 16) / 16**13 < share
+    key = hashlib.sha256(task.problem.encode()).hexdigest() if task.problem else task.content_hash
+    return int(key[:13], 16) / 16**13 < share
 
 
 def data_hash(tasks: Iterable[Task]) -> str:

@@ -55,7 +55,7 @@ class OptimizerConfig:
     lr: PositiveFloat = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: CountInt = 0
-    min_lr_share: Share = 0.0  # the schedule's last learning rate as a share of `lr`
+    min_lr_share: Share = 0.0  # what the schedule comes down to after the last update, as a share of `lr`
     weight_decay: Annotated[float, Ge(0)] = 0.1
     betas: tuple[float, float] = (0.9, 0.95)  # AdamW
     eps: PositiveFloat = 1e-20  # AdamW
@@ -83,7 +83,7 @@ class GrpoConfig:
     __pydantic_config__ = FORBID_EXTRA
     kind: Literal["grpo"] = "grpo"
     name: str = "grpo"
-    steps: PositiveInt = 40  # optimizer updates
+    steps: PositiveInt = 40  # of sampling; a step whose groups all lack a signal makes no update, and counts
     num_prompts: PositiveInt = 16  # prompts a step
     group_size: Annotated[int, Ge(2)] = 8  # completions of one prompt
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -26,6 +26,12 @@ class Problem:
     answer: int
     work: str
 
+    @property
+    def name(self) -> str:
+        """The same for 345+278 and 278+345, in whatever words."""
+        left, right = (self.left, self.right) if self.sign == "-" else sorted((self.left, self.right))
+        return f"{left}{self.sign}{right}"
+
 
 def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul")) -> Example:
     """Draw one task with a careful and a sloppy demonstration of it.
@@ -50,6 +56,7 @@ def generate(rng: random.Random, *, kinds: Sequence[str] = ("add", "sub", "mul")
         messages=(Message(Role.USER, question),),
         answer=str(problem.answer),
         kind=kind,
+        problem=problem.name,
     )
     careful = Message(Role.ASSISTANT, str(problem.answer), reasoning=problem.work)
     return Example(task, (Demonstration(task, careful), Demonstration(task, _sloppy(rng, problem), style="sloppy")))

@@ -59,7 +59,8 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
         for task in fixed:
             held_out.setdefault(task.content_hash, task)
     _check(train, held_out, config)
-    return Data(_shuffled(list(train.values()), seed), list(held_out.values()))
+    mixed = [e.task for e in _shuffled([Example(t) for t in held_out.values()], 0)]  # evaluations take the first of them
+    return Data(_shuffled(list(train.values()), seed), mixed)
 
 
 def _generated(
@@ -109,7 +110,7 @@ class TaskSampler:
     """Endless passes over the training tasks, each pass in an order of its own; `cursor` is all of its state."""
 
     tasks: Sequence[Task]
-    seed: int
+    seed: str  # of the stage, so that each stage has orders of its own
     cursor: int = 0
 
     def next(self, count: int) -> list[tuple[int, Task]]:

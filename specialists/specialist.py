@@ -166,7 +166,7 @@ class Specialist:
             if last or (stage.save_every and step % stage.save_every == 0):
                 await save()
 
-        tasks = TaskSampler([e.task for e in self.data.train], self.plan.seed)
+        tasks = TaskSampler([e.task for e in self.data.train], f"{self.plan.seed}/{stage.name}")
         try:
             await GrpoLoop(stage, self.plan.seed, trainer, crew, tasks).run(after_step, self.stopped)
         except ScoringFailedError:

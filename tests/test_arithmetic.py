@@ -7,8 +7,11 @@ import re
 
 import pytest
 
+from rewards.math import verify
 from rewards.task import is_held_out
 from specialists.arithmetic import KINDS, generate
+from specialists.config import DataConfig, SourceConfig
+from specialists.data import load_data
 from specialists.example import Example
 
 
@@ -84,3 +87,17 @@ def test_there_are_tens_of_thousands_of_tasks_and_both_sides_of_the_split(kind: 
     tasks = [e.task for e in draw(4000, kinds=(kind,))]
     assert len({t.content_hash for t in tasks}) > 3800  # few repeats: by the birthday bound, more than 40,000 tasks
     assert 0.05 < sum(is_held_out(t, 0.1) for t in tasks) / len(tasks) < 0.15
+
+
+def test_a_problem_is_never_on_both_sides_in_other_words() -> None:
+    data = DataConfig(sources=(SourceConfig(generator="arithmetic"),), num_train=6000, num_eval=300)
+    loaded = load_data(data, domain="math", seed=0)
+    assert not {e.task.problem for e in loaded.train} & {t.problem for t in loaded.held_out}
+    assert {t.kind for t in loaded.held_out[:20]} == {"add", "sub", "mul"}
+
+
+def test_the_question_is_not_its_own_answer() -> None:
+    for index in range(300):
+        task = generate(random.Random(index)).task
+        assert verify(task, f"<think></think>{task.prompt}") == 0.0
+        assert verify(task, f"<think></think>{task.problem}") == 0.0

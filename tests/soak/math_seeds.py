@@ -1,7 +1,7 @@
 """Five seeds of `recipes/math.yaml`, each with its control: what GRPO adds over more supervised training.
 
 The control goes on from the same cold start with supervised steps on the same demonstrations, for at least the seconds that
-GRPO took. Resumable: a seed that is in docs/results/math_seeds.json already is not run again. Run by `make soak`.
+GRPO took. Resumable: a seed that is in docs/results/math_seeds/ already is not run again. Run by `make soak`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rl.checkpoint import write_json
+
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "results" / "math_seeds"
 SEEDS = range(5)
 SETTINGS = ["runtime=inline", "runtime.num_threads=1"]  # the metrics are those of `runtime: ray`; a test compares the two
 
 
 def main() -> None:
-    path = RESULTS / "math_seeds.json"
-    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for seed in SEEDS:
-        if str(seed) not in done:
-            done[str(seed)] = one_seed(seed)
-            path.write_text(json.dumps(done, indent=2) + "\n")
-    (RESULTS / "math_seeds.md").write_text(report(done))
+    """Runs the seeds named on the command line (default: all) that have no result yet, then writes the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in map(int, sys.argv[1:] or map(str, SEEDS)):
+        path = RESULTS / f"{seed}.json"
+        if not path.exists():
+            write_json(path, one_seed(seed))
+    done = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    (RESULTS.parent / "math_seeds.md").write_text(report(done))
     print(report(done))
 
 
