@@ -87,8 +87,8 @@ class Policy:
             yield
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, each shared one once, detached and in host memory."""
-        return {name: p.detach().cpu() for name, p in self.model.named_parameters()}
+        """A copy of the parameters by name, each shared one once, in host memory."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

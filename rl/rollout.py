@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rewards.errors import UserError
 from rewards.task import Task
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.protocol import Engine, GenerateRequest, TokenChunk
@@ -40,6 +41,10 @@ class RolloutWorker:
         policy = load_policy(folder, model)
         self.chat = policy.chat
         self.engine: Engine = TorchEngine(policy, engine, timeout_s=timeout_s)
+        found = self.engine.capabilities
+        if engine.deterministic and not found.batch_invariant:
+            self.engine.close()
+            raise UserError(f"engine.deterministic: got true, which this model does not reach here: {found.reason}")
 
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights.version, weights.tensors)
@@ -51,7 +56,12 @@ class RolloutWorker:
             running = [self._start(request, i) for request in requests for i in range(request.group_size)]
         finally:
             await self.engine.resume()
-        trajectories = iter(await asyncio.gather(*running))
+        try:
+            trajectories = iter(await asyncio.gather(*running))
+        except BaseException:
+            for task in running:  # one failed: do not decode the others for nobody
+                task.cancel()
+            raise
         return [[next(trajectories) for _ in range(request.group_size)] for request in requests]
 
     def _start(self, request: GroupRequest, index: int) -> asyncio.Task[Trajectory]:
@@ -90,5 +100,7 @@ class RolloutWorker:
             policy_version=np.concatenate([np.full(start, -1, np.int32), *(c.policy_version for c in chunks)]),
             turns=(Turn(start, total, finish_reason),),
             completion=self.chat.completion_text(prompt_ids, sampled.tolist()),
-            sampling_mask=SamplingMask.from_rows([row for row in kept if row is not None]) if kept[0] is not None else None,
+            sampling_mask=SamplingMask.from_rows([row for row in kept if row is not None])
+            if any(row is not None for row in kept)
+            else None,
         )

@@ -94,7 +94,7 @@ class Trainer:
 
     def publish(self) -> Weights:
         """A copy of the weights as they are now, for engines to pull."""
-        return Weights(self.version, {name: tensor.clone() for name, tensor in self.policy.weights().items()})
+        return Weights(self.version, self.policy.weights())
 
     def save(self, folder: Path) -> None:
         self.policy.save(folder)

@@ -171,6 +171,49 @@ def test_abort_then_continue_gives_the_uninterrupted_tokens(engine: TorchEngine)
     assert run(engine, interrupted) == ids(whole)
 
 
+def test_aborting_one_request_leaves_the_others_as_they_were(engine: TorchEngine) -> None:
+    options = {"stop_ids": frozenset(), "sampling": SamplingConfig(max_tokens=60), "stream_interval": 1}
+    requests = [request(f"n{i}", prompt=[0, 2, 20 + i, 4], **options) for i in range(4)]
+    undisturbed = asyncio.run(generate(engine, requests))
+
+    async def one_goes(engine: TorchEngine) -> list[list[TokenChunk]]:
+        await engine.pause()
+        streams = [engine.generate(r) for r in requests]
+        await engine.resume()
+        first = [await anext(streams[0])]
+        await engine.abort("n0")
+        rest = await asyncio.gather(*(read(s) for s in streams))
+        assert rest[0][-1].finish_reason is FinishReason.ABORTED
+        assert ids([*first, *rest[0]]) == ids(undisturbed[0])[: len(ids([*first, *rest[0]]))]
+        return list(rest[1:])
+
+    others = run(engine, one_goes)
+    assert [ids(c) for c in others] == [ids(c) for c in undisturbed[1:]]  # type: ignore[attr-defined]
+
+
+def test_a_caller_that_stops_waiting_does_not_stop_the_engine(engine: TorchEngine) -> None:
+    async def impatient(engine: TorchEngine) -> list[TokenChunk]:
+        for _ in range(20):
+            waiting = asyncio.ensure_future(engine.abort("nobody"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+        return await read(engine.generate(request("after")))
+
+    assert run(engine, impatient)
+
+
+def test_bad_requests_are_refused_and_the_engine_goes_on(engine: TorchEngine) -> None:
+    async def refused(engine: TorchEngine) -> None:
+        with pytest.raises(ValueError, match="fewer than its max_tokens"):
+            await read(engine.generate(request("full", generated_ids=[20] * 24)))
+        await read(engine.generate(request("kept", keep=True)))
+        with pytest.raises(ValueError, match="max_seq_len"):
+            await read(engine.extend("kept", [20] * 200))
+        assert await read(engine.extend("kept", [20, 21]))
+
+    run(engine, refused)
+
+
 def test_save_and_restore_kv_goes_on_without_prefill(engine: TorchEngine) -> None:
     r = request("kv", stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=40), stream_interval=1)
 
@@ -298,8 +341,10 @@ def test_probe_notices_a_model_that_depends_on_its_batch(policy: Policy, monkeyp
 
 
 def test_an_architecture_that_slots_cannot_hold_falls_back(policy: Policy) -> None:
-    assert isinstance(choose_kv(policy, EngineConfig(max_batch_size=4)), SlotKV)
-    assert isinstance(choose_kv(tiny_policy("mamba2", **CONFIGS["mamba2"]), EngineConfig(max_batch_size=4)), NativeKV)
+    assert isinstance(choose_kv(policy, EngineConfig(max_batch_size=4))[0], SlotKV)
+    kv, why = choose_kv(tiny_policy("mamba2", **CONFIGS["mamba2"]), EngineConfig(max_batch_size=4))
+    assert isinstance(kv, NativeKV)
+    assert "cannot hold its cache" in why
 
 
 def test_draw_follows_the_distribution() -> None:

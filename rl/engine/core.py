@@ -28,8 +28,8 @@ from rl.trajectory import FinishReason
 PREFILL_TOKENS = 4096  # of one padded prefill call
 
 
-@dataclass
-class Sequence_:
+@dataclass(eq=False)
+class ActiveRequest:
     """A request in the engine: all its tokens, those still to be forced, and sampled ones not handed out yet."""
 
     request: GenerateRequest
@@ -52,9 +52,9 @@ class EngineCore:
         self.policy, self.config, self.kv = policy, config, kv
         self.policy_version = 0
         self.num_prefill_tokens = 0
-        self.waiting: deque[Sequence_] = deque()
-        self.active: list[Sequence_] = []
-        self.kept: dict[str, Sequence_] = {}
+        self.waiting: deque[ActiveRequest] = deque()
+        self.active: list[ActiveRequest] = []
+        self.kept: dict[str, ActiveRequest] = {}
         self._restored: dict[tuple[int, ...], SavedKV] = {}
 
     @property
@@ -64,23 +64,34 @@ class EngineCore:
     # ---- requests
 
     def add(self, request: GenerateRequest) -> None:
-        room = self.config.max_seq_len - len(request.prompt_ids) - len(request.generated_ids)
-        if not len(request.prompt_ids) or room <= 0:
+        if not len(request.prompt_ids):
+            raise ValueError(f"request {request.request_id}: got no prompt tokens; allowed: at least 1")
+        self._check_room(request.request_id, len(request.prompt_ids) + len(request.generated_ids))
+        if len(request.generated_ids) >= request.sampling.max_tokens:
             raise ValueError(
-                f"request {request.request_id}: got {len(request.prompt_ids)} prompt tokens; allowed: 1 to "
-                f"{self.config.max_seq_len - 1} (engine.max_seq_len leaves room for the completion)"
+                f"request {request.request_id}: got {len(request.generated_ids)} generated tokens; allowed: fewer than its "
+                f"max_tokens {request.sampling.max_tokens}"
             )
-        sequence = Sequence_(request, list(request.prompt_ids), turn_start=len(request.prompt_ids))
+        sequence = ActiveRequest(request, list(request.prompt_ids), turn_start=len(request.prompt_ids))
         sequence.forced.extend(request.generated_ids)
         self.waiting.append(sequence)
 
     def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
         """Appends forced tokens to a kept request and puts it back into the batch."""
-        sequence = self.kept.pop(request_id)
+        sequence = self.kept[request_id]
+        self._check_room(request_id, len(sequence.token_ids) + len(forced_ids))
+        del self.kept[request_id]
         sequence.forced.extend(forced_ids)
         sequence.turn_start = len(sequence.token_ids) + len(forced_ids)
         sequence.finish_reason = None
         self.waiting.append(sequence)
+
+    def _check_room(self, request_id: str, num_tokens: int) -> None:
+        if num_tokens >= self.config.max_seq_len:
+            raise ValueError(
+                f"request {request_id}: got {num_tokens} tokens before sampling; allowed: at most "
+                f"{self.config.max_seq_len - 1} (engine.max_seq_len leaves room for the completion)"
+            )
 
     def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
         """Removes a request wherever it is; its last chunk says ABORTED and holds what had not been handed out."""
@@ -110,34 +121,33 @@ class EngineCore:
     def _admit(self) -> bool:
         """Moves waiting requests into free rows, one prefill for each distinct prompt. True when any came in."""
         free = self.config.max_batch_size - len(self.active)
-        prompts: dict[tuple[int, ...], list[Sequence_]] = {}
-        budget = PREFILL_TOKENS
+        prompts: dict[tuple[int, ...], list[ActiveRequest]] = {}
+        longest = 0
         while self.waiting and free > 0:
             sequence = self.waiting[0]
             if sequence.parked is not None or self._adopt_restored(sequence):
                 self._readmit(self.waiting.popleft())
             else:
                 prefix = self._prefix(sequence)
-                if prefix not in prompts:
-                    budget -= len(prefix)
-                    if budget < 0 and prompts:
-                        break
+                longest = max(longest, len(prefix))
+                if prefix not in prompts and prompts and longest * (len(prompts) + 1) > PREFILL_TOKENS:
+                    break
                 prompts.setdefault(prefix, []).append(self.waiting.popleft())
             free -= 1
         if prompts:
             self._prefill(prompts)
         return bool(prompts)
 
-    def _prefix(self, sequence: Sequence_) -> tuple[int, ...]:
+    def _prefix(self, sequence: ActiveRequest) -> tuple[int, ...]:
         """What to prefill: the prompt, and the tokens of an interrupted turn too where shapes do not matter.
 
-        With fixed shapes those tokens are decoded again one by one, as they were the first time, to give the same bits.
+        Where they do, those tokens are decoded again one by one, as they were the first time, to give the same bits.
         """
-        if sequence.forced and not self.config.deterministic:
+        if sequence.forced and not self.kv.replays_turns:
             return (*sequence.token_ids, *sequence.forced)
         return tuple(sequence.token_ids)
 
-    def _prefill(self, prompts: Mapping[tuple[int, ...], list[Sequence_]]) -> None:
+    def _prefill(self, prompts: Mapping[tuple[int, ...], list[ActiveRequest]]) -> None:
         self.num_prefill_tokens += sum(map(len, prompts))
         logits, caches = self.kv.prefill(list(prompts))
         owners, rows = [], []
@@ -152,7 +162,7 @@ class EngineCore:
                 rows.append(row)
         self._append(owners, logits[rows])
 
-    def _adopt_restored(self, sequence: Sequence_) -> bool:
+    def _adopt_restored(self, sequence: ActiveRequest) -> bool:
         """Gives a new request the cache that was handed back for the beginning of its tokens, if there is one."""
         tokens = (*sequence.token_ids, *sequence.forced)
         for known in self._restored:
@@ -163,13 +173,13 @@ class EngineCore:
                 return True
         return False
 
-    def _readmit(self, sequence: Sequence_) -> None:
+    def _readmit(self, sequence: ActiveRequest) -> None:
         """A kept or restored request: its cache exists, and its newest token has not been fed yet."""
         self.kv.place([len(self.active)], sequence.parked)
         sequence.parked = None
         self.active.append(sequence)
 
-    def _append(self, sequences: Sequence[Sequence_], logits_BV: Tensor) -> None:
+    def _append(self, sequences: Sequence[ActiveRequest], logits_BV: Tensor) -> None:
         """Gives each sequence its next token: a forced one if any is due, else a draw."""
         positions = np.array([len(s.token_ids) for s in sequences], np.uint64)
         keys = np.array([s.request.rollout_key for s in sequences], np.uint64)
@@ -188,7 +198,7 @@ class EngineCore:
             sequence.fresh.append((token, float(draws.logprobs[i]), self.policy_version, draws.kept[i]))
             sequence.finish_reason = self._finish_reason(sequence, token)
 
-    def _finish_reason(self, sequence: Sequence_, token: int) -> FinishReason | None:
+    def _finish_reason(self, sequence: ActiveRequest, token: int) -> FinishReason | None:
         if token in sequence.request.stop_ids or self._at_stop_string(sequence):
             return FinishReason.STOP
         if len(sequence.token_ids) - sequence.turn_start >= sequence.sampling.max_tokens:
@@ -197,7 +207,7 @@ class EngineCore:
             return FinishReason.CONTEXT
         return None
 
-    def _at_stop_string(self, sequence: Sequence_) -> bool:
+    def _at_stop_string(self, sequence: ActiveRequest) -> bool:
         if not sequence.sampling.stop:
             return False
         longest = max(len(s.encode()) for s in sequence.sampling.stop)
@@ -223,8 +233,8 @@ class EngineCore:
         """Takes a row out of the batch; the last row moves into its place."""
         last = len(self.active) - 1
         if row != last:
+            self.kv.move(last, row, len(self.active[last].token_ids))
             self.active[row] = self.active[last]
-            self.kv.move(last, row, len(self.active[row].token_ids))
         self.active.pop()
 
     # ---- caches and weights
@@ -247,7 +257,7 @@ class EngineCore:
         self._restored.clear()
 
 
-def _chunk(sequence: Sequence_) -> TokenChunk:
+def _chunk(sequence: ActiveRequest) -> TokenChunk:
     """What the sequence sampled since its last chunk."""
     fresh, sequence.fresh = sequence.fresh, []
     return TokenChunk(

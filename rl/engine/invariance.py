@@ -1,6 +1,6 @@
 """Does the same request get the same bits whatever shares its batch? Measured on the actual model, never assumed.
 
-Also chooses the KV cache that a model can be served with. Called once when an engine starts, and by `polymath doctor`.
+Also chooses the KV cache that a model can be served with. Called once when an engine starts.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ class Verdict:
     detail: str
 
 
-def choose_kv(policy: Policy, config: EngineConfig) -> SlotKV | NativeKV:
-    """The batched cache where decoding through it gives the model's own logits, else the model's native cache."""
+def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, str]:
+    """The batched cache where decoding through it gives the model's own logits, else the model's native cache and why."""
     slots = SlotKV(policy, config.max_batch_size, fixed_shapes=config.deterministic)
     tokens = _tokens(policy, 2, 32)
     try:
         error = _decode_error(policy, slots, tokens)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError):
-        error = float("inf")  # an architecture that this cache cannot hold
+        why = f"decoding through slots differs by {error:.2g}"
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as problem:
+        error, why = float("inf"), f"slots cannot hold its cache ({type(problem).__name__}: {problem})"
     tolerance = 0.25 if policy.dtype is torch.bfloat16 else 1e-3
     if error <= tolerance:
-        return slots
+        return slots, ""
     native = NativeKV(policy, config.max_batch_size)
     error = _decode_error(policy, native, tokens)
     if error <= tolerance:
-        return native
+        return native, f"one sequence a call, in the model's own cache: {why}"
     raise UserError(
         f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward "
         f"(largest difference {error:.3g})"

@@ -27,6 +27,8 @@ class NativeState:
 class NativeKV:
     """The same surface as SlotKV; a sequence's cache is an opaque object that is copied when a group shares a prompt."""
 
+    replays_turns = True  # see SlotKV
+
     def __init__(self, policy: Policy, num_slots: int) -> None:
         self.policy = policy
         self._slots: list[NativeState | None] = [None] * num_slots

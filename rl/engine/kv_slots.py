@@ -63,6 +63,7 @@ class SlotKV:
 
     def __init__(self, policy: Policy, num_slots: int, *, fixed_shapes: bool) -> None:
         self.policy, self.num_slots, self.fixed_shapes = policy, num_slots, fixed_shapes
+        self.replays_turns = fixed_shapes  # an interrupted turn is decoded again, since a prefill has other bits
         empty = torch.zeros(0, dtype=torch.long)
         self._plan = _Plan(empty, empty, 0, True)
         self._cache: Cache | None = None

@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from rl.config import EngineConfig
 from rl.engine.core import EngineCore
-from rl.engine.invariance import choose_kv, probe
+from rl.engine.invariance import Verdict, choose_kv, probe
 from rl.engine.kv_native import NativeKV
 from rl.engine.protocol import Capabilities, GenerateRequest, SavedKV, TokenChunk
 from rl.policy import Policy
@@ -37,12 +38,9 @@ class TorchEngine:
 
     def __init__(self, policy: Policy, config: EngineConfig, *, timeout_s: float = 600.0) -> None:
         self._config, self._timeout_s = config, timeout_s
-        kv = choose_kv(policy, config)
-        if isinstance(kv, NativeKV):
-            invariant, reason = True, "one sequence a call (the model's own cache)"
-        else:
-            verdict = probe(policy, config)
-            invariant, reason = verdict.invariant, verdict.detail
+        kv, why_native = choose_kv(policy, config)
+        verdict = Verdict(True, why_native) if isinstance(kv, NativeKV) else probe(policy, config)
+        invariant, reason = verdict.invariant, verdict.detail
         self._capabilities = Capabilities(
             batch_invariant=invariant,
             counter_rng=True,
@@ -97,6 +95,7 @@ class TorchEngine:
     async def resume(self) -> None:
         def command() -> None:
             self._paused = False
+            self._last_step = time.monotonic()
 
         await self._command(command)
 
@@ -173,6 +172,7 @@ class TorchEngine:
 
     # ---- engine's thread
 
+    @torch.inference_mode()  # the cache's tensors are made and changed in it
     def _loop(self) -> None:
         try:
             while True:
@@ -209,6 +209,8 @@ class TorchEngine:
 
 
 def _run(command: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # whoever asked has stopped waiting
     try:
         future.set_result(command())
     except Exception as error:  # noqa: BLE001 - the caller awaits the future and gets it
