@@ -83,7 +83,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chat.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
     chat.add_argument("--temperature", type=_not_negative, default=0.0, help="0 is greedy (default)")
     chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
-    efforts = [effort.value for effort in Effort]
+    efforts = [Effort.NONE.value, Effort.HIGH.value]
     chat.add_argument("--effort", choices=efforts, default="high", help="how long to think (default: high)")
 
     recipes = command("recipes", "list, show and check recipes", _recipes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,11 @@ from rich.table import Table
 from recipes.launch import ray_runtime, start_workers, to_plan
 from recipes.load import LoadedRecipe
 from rewards.errors import UserError
-from rewards.score import Scorer
+from rewards.score import part_names
 from rl.checkpoint import last_checkpoint
 from rl.collect import Crew, Evaluation, evaluate
 from rl.config import ModelConfig
-from rl.workers import EngineSpec
+from rl.workers import EngineSpec, WorkerDiedError
 from specialists.data import load_data
 from specialists.specialist import Plan
 
@@ -27,8 +28,12 @@ def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
     if not plan.rewards:
         raise UserError("rewards: got none; allowed: at least one, since the first one decides what counts as correct")
     folder = last_checkpoint(Path(source)) if Path(source).is_dir() else Path(source)
-    with ray_runtime(plan.runtime):
-        result = asyncio.run(_evaluate(plan, str(folder)))
+    try:
+        with ray_runtime(plan.runtime):
+            result = asyncio.run(_evaluate(plan, str(folder.resolve()) if folder.exists() else source))
+    except (TimeoutError, WorkerDiedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if as_json:
         print(json.dumps({"model": str(folder), "recipe": plan.name, **result.as_dict()}, indent=2))
     else:
@@ -45,7 +50,7 @@ async def _evaluate(plan: Plan, folder: str) -> Evaluation:
     spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s)
     try:
         await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
-        crew = Crew(workers.rollouts, workers.rewards, Scorer(plan.rewards).primary)
+        crew = Crew(workers.rollouts, workers.rewards, part_names(plan.rewards)[0])
         tasks = data.held_out[: plan.evaluation.num_tasks]
         return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from recipes.schema import Recipe
 from recipes.view import open_view
 from rewards.errors import UserError
 from rewards.plugin import read_source
+from rewards.score import is_correct
 from rl.checkpoint import point_at, write_manifest
 from rl.collect import Evaluation
 from rl.config import GrpoConfig, RuntimeConfig
@@ -56,14 +58,17 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
         )  # fmt: skip
         stop = threading.Event()
         specialist = Specialist(plan, data, folder, log, stop.is_set)
-        with ray_runtime(recipe.runtime):
-            code = _train(specialist, log, stop)
-        summary = _summary(specialist, recipe, code, time.perf_counter() - start)
+        code = 1
+        try:
+            with ray_runtime(recipe.runtime):
+                code = _train(specialist, log, stop)
+        finally:
+            summary = _summary(specialist, recipe, code, time.perf_counter() - start)
+            log.summary(summary)
+            if manifest := specialist.run_manifest():
+                write_manifest(folder, manifest)
         if code == 0:
             log.event("run_finished", wall_s=summary["wall_s"])
-        log.summary(summary)
-        if manifest := specialist.run_manifest():
-            write_manifest(folder, manifest)
     if as_json:
         print(json.dumps({"folder": str(folder), **summary}, indent=2, default=float))
     elif code == 0:
@@ -75,6 +80,8 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
     """The recipe in the terms of `specialists`, with the rewards' sources read."""
     recipe = loaded.recipe
     search = [loaded.path.parent, Path.cwd()]
+    rewards = [read_source(reward, search) for reward in recipe.rewards]
+    texts = "\n".join([recipe_hash(recipe), *(reward.text or "" for reward in rewards)])  # an edited reward is another recipe
     return Plan(
         name=str(recipe.name),
         domain=recipe.domain,
@@ -82,12 +89,12 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         model=recipe.model,
         data=recipe.data,
         stages=recipe.stages,
-        rewards=[read_source(reward, search) for reward in recipe.rewards],
+        rewards=rewards,
         optimizer=recipe.optimizer,
         engine=recipe.engine,
         runtime=recipe.runtime,
         evaluation=recipe.evaluation,
-        recipe_hash=recipe_hash(recipe),
+        recipe_hash=hashlib.sha256(texts.encode()).hexdigest()[:32],
     )
 
 
@@ -108,11 +115,13 @@ def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
             "runtime: got ray, which is not installed; install it (`make env`) or run with runtime=inline"
         ) from None
     root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     ray.init(
+        address="local",  # never a cluster that happens to be up
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": root, "TOKENIZERS_PARALLELISM": "false"}},
+        runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
     )
     try:
         yield
@@ -130,9 +139,9 @@ async def start_workers(plan: Plan) -> Workers:
         cluster = Cluster(num_threads=threads, timeout_s=config.timeout_s)
         return await cluster.start(plan.rewards, config.num_rollout_workers, config.num_reward_workers)
     return Workers(
-        InlineTrainer(),
-        [InlineRollouts() for _ in range(config.num_rollout_workers)],
-        [InlineRewards(RewardWorker(plan.rewards)) for _ in range(config.num_reward_workers)],
+        InlineTrainer(config.timeout_s),
+        [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
+        [InlineRewards(RewardWorker(plan.rewards), config.timeout_s) for _ in range(config.num_reward_workers)],
     )
 
 
@@ -161,8 +170,9 @@ def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
     except (ScoringFailedError, TimeoutError, FloatingPointError, WorkerDiedError) as error:
         log.event("failed", error=str(error), kept=str(specialist.last) if specialist.last else None)
         return 1
-    except Exception as error:
-        log.event("failed", error=repr(error), kept=str(specialist.last) if specialist.last else None)
+    except Exception as error:  # the user's mistake, or ours: `main` tells which
+        text = str(error) if isinstance(error, UserError) else repr(error)
+        log.event("failed", error=text, kept=str(specialist.last) if specialist.last else None)
         raise
     return 0
 
@@ -176,9 +186,10 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
         if stop.is_set():
             task.cancel()
         stop.set()
-        log.event("stopping", reason="Ctrl-C", hint="the step ends and is saved; Ctrl-C again stops at once")
+        log.event("stopping", reason="asked to stop", hint="the step ends and is saved; Ctrl-C again stops at once")
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
     log.event("workers_starting", runtime=specialist.plan.runtime.mode)
     workers = await start_workers(specialist.plan)
     try:
@@ -221,7 +232,7 @@ def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) ->
     if specialist.evaluations:
         members = [m for g in specialist.evaluations[-1][1].groups for m in g.members]
         for correct in (True, False):
-            found = next((m for m in members if (m.reward.parts.get(specialist.primary, 0) >= 1) is correct), None)
+            found = next((m for m in members if is_correct(m.reward, specialist.primary) is correct), None)
             if found is not None:
                 task = found.trajectory.task
                 samples.append(

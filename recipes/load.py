@@ -67,8 +67,8 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """A hash of everything that changes what is trained: all but the name and the description."""
-    values = recipe.model_dump(mode="json", exclude={"name", "description"})
+    """A hash of the settings that decide what is trained; not of the name, the runtime and the evaluation."""
+    values = recipe.model_dump(mode="json", exclude={"name", "description", "runtime", "evaluation"})
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 

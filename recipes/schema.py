@@ -118,6 +118,8 @@ def _stage_problems(recipe: Recipe) -> Problems:
         seen.setdefault(stage.name, i)
         if isinstance(stage, GrpoConfig):
             yield from _length_problems((*key, "sampling"), stage.sampling, limit)
+            if stage.sampling.temperature == 0:
+                yield (*key, "sampling", "temperature"), "got 0, which makes a group's completions equal; allowed: more than 0"
             if not recipe.rewards:
                 yield (
                     ("rewards",),

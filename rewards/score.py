@@ -25,7 +25,7 @@ class Scorer:
 
     >>> scorer = Scorer([RewardSource("rewards.math:verify", 2.0, text=None, function="verify")])
     >>> result = scorer.score(Task("1", "math", (), answer="42"), "It is 42.")
-    >>> result.score, dict(result.parts), scorer.is_correct(result)
+    >>> result.score, dict(result.parts), is_correct(result, scorer.primary)
     (2.0, {'verify': 1.0}, True)
     """
 
@@ -40,7 +40,7 @@ class Scorer:
         for source in sources:
             if isinstance(source.weight, bool) or not math.isfinite(source.weight):
                 raise UserError(f"reward {source.use!r}: weight {source.weight!r} is not a finite number")
-        self.weights = {name: float(source.weight) for name, source in zip(_part_names(sources), sources, strict=True)}
+        self.weights = {name: float(source.weight) for name, source in zip(part_names(sources), sources, strict=True)}
         self._rewards = [build(source) for source in sources]
         self.primary = next(iter(self.weights))
 
@@ -58,9 +58,10 @@ class Scorer:
             return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number")
         return RewardResult(ScoreStatus.OK, total, parts)
 
-    def is_correct(self, result: RewardResult) -> bool | None:
-        """Whether the primary part is full marks; None where scoring failed."""
-        return None if result.status is ScoreStatus.FAILED else result.parts[self.primary] >= CORRECT_AT
+
+def is_correct(result: RewardResult, primary: str) -> bool:
+    """Whether the primary part is full marks. A completion that could not be scored is not known to be right."""
+    return result.status is ScoreStatus.OK and result.parts[primary] >= CORRECT_AT
 
 
 def _failed(error: str) -> RewardResult:
@@ -79,7 +80,7 @@ def _as_float(value: object) -> float:
     return number
 
 
-def _part_names(sources: Sequence[RewardSource]) -> list[str]:
+def part_names(sources: Sequence[RewardSource]) -> list[str]:
     """The shortest of `function`, `module:function` and the full `use` that is unique among the sources, in order."""
     forms = [
         [source.function, f"{PurePath(source.module.removesuffix('.py')).name}:{source.function}", source.use]

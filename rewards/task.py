@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -99,8 +99,3 @@ def is_held_out(task: Task, share: float) -> bool:
     """
     key = hashlib.sha256(task.problem.encode()).hexdigest() if task.problem else task.content_hash
     return int(key[:13], 16) / 16**13 < share
-
-
-def data_hash(tasks: Iterable[Task]) -> str:
-    """One hash for a set of tasks, independent of their order; a manifest records it."""
-    return hashlib.sha256("".join(sorted(t.content_hash for t in tasks)).encode()).hexdigest()[:32]

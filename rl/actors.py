@@ -32,13 +32,13 @@ POLL_S = 0.2  # between two looks at a job's events
 
 
 class TrainerActor:
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, timeout_s: float) -> None:
         import torch
 
         from rl.workers import InlineTrainer
 
         torch.set_num_threads(num_threads)
-        self.worker = InlineTrainer()
+        self.worker = InlineTrainer(timeout_s)
         self._events: list[Event] = []
         self._stop = threading.Event()
 
@@ -67,13 +67,13 @@ class TrainerActor:
 
 
 class RolloutActor:
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, timeout_s: float) -> None:
         import torch
 
         from rl.workers import InlineRollouts
 
         torch.set_num_threads(num_threads)
-        self.worker = InlineRollouts()
+        self.worker = InlineRollouts(timeout_s)
 
     async def open(self, spec: EngineSpec) -> Capabilities:
         return await self.worker.open(spec)
@@ -107,8 +107,8 @@ class Cluster:
         """All workers of a run, started side by side; returns when every one of them is up."""
         from rl.workers import Workers
 
-        trainer = self._actor(TrainerActor, self.num_threads)
-        rollouts = [self._actor(RolloutActor, self.num_threads) for _ in range(num_rollouts)]
+        trainer = self._actor(TrainerActor, self.num_threads, self.timeout_s)
+        rollouts = [self._actor(RolloutActor, self.num_threads, self.timeout_s) for _ in range(num_rollouts)]
         rewards = [self._actor(RewardActor, sources) for _ in range(num_rewards)]
         names = ["the trainer", *(f"rollout worker {i}" for i in range(num_rollouts))]
         names += [f"reward worker {i}" for i in range(num_rewards)]

@@ -70,7 +70,7 @@ def _check_types(manifest: Manifest) -> None:
     """Each field has the type of an example, as far as JSON can tell them apart."""
     example = Manifest(name="", stage="", step=0, domain="")
     for key, like in vars(example).items():
-        value = getattr(manifest, key)
+        value = vars(manifest)[key]
         if type(value) is not type(like):
             raise TypeError(f"{key}: got {value!r}; a value like {like!r} is expected")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from rewards.result import RewardResult
-from rewards.score import CORRECT_AT
+from rewards.score import is_correct
 from rewards.task import Task
 from rl.config import SamplingConfig
 from rl.rollout import GroupRequest
@@ -82,7 +82,7 @@ async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, 
     """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks."""
     requests = [GroupRequest(task, 0, num_samples, sampling, f"{seed}/eval") for task in tasks]
     groups = await crew.groups(requests)
-    solved = [sum(_is_correct(m, crew.primary) for m in g.members) for g in groups]
+    solved = [sum(is_correct(m.reward, crew.primary) for m in g.members) for g in groups]
     kinds: dict[str, list[float]] = {}
     for group, count in zip(groups, solved, strict=True):
         kinds.setdefault(group.task.kind or group.task.domain, []).append(count / num_samples)
@@ -100,7 +100,3 @@ async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, 
         pass_at_k={k: sum(pass_at_k(num_samples, c, k) for c in solved) / len(tasks) for k in powers},
         groups=groups,
     )
-
-
-def _is_correct(member: ScoredTrajectory, primary: str) -> bool:
-    return member.reward.score is not None and member.reward.parts[primary] >= CORRECT_AT

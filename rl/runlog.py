@@ -57,5 +57,8 @@ class RunLog:
     def _write(self, file: Any, row: dict[str, Any]) -> None:
         file.write(json.dumps(row, ensure_ascii=False, default=float) + "\n")
         file.flush()
-        for listener in self._listeners:
-            listener(row)
+        for listener in list(self._listeners):
+            try:
+                listener(row)
+            except BrokenPipeError:  # who watched has gone, such as `| head`; the run goes on
+                self._listeners.remove(listener)

@@ -7,11 +7,12 @@ Workers live as long as the run: a new stage gives them a new model, so no proce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from rewards.result import RewardResult
 from rewards.task import Task
@@ -117,10 +118,41 @@ class Workers:
     rewards: Sequence[RewardHandle]
 
 
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[[], T], timeout_s: float | None, what: str) -> T:
+    """Runs a blocking function in a thread that a process about to end does not wait for.
+
+    Raises:
+        TimeoutError: it took longer than `timeout_s` (None: no limit); the thread is left to itself.
+    """
+    loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if not future.done():  # nobody waits any more
+            future.set_exception(error) if error is not None else future.set_result(result)
+
+    def run() -> None:
+        try:
+            result, error = function(), None
+        except BaseException as raised:  # noqa: BLE001 - handed to whoever awaits
+            result, error = None, raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the run is over
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=what, daemon=True).start()
+    try:
+        return await asyncio.wait_for(future, timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"waited {timeout_s or 0:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
+
+
 class InlineTrainer:
     """Training in this process; blocking work runs in a thread, one call at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self._trainer: Trainer | None = None
 
     @property
@@ -135,28 +167,32 @@ class InlineTrainer:
             loop.call_soon_threadsafe(report, event)
 
         try:
-            return await asyncio.to_thread(job.run, pass_on, lambda: stopped() or abandoned.is_set())
+            # no limit: a stage may take days, and its events show that it goes on
+            return await in_thread(
+                lambda: job.run(pass_on, lambda: stopped() or abandoned.is_set()), None, "the supervised stage"
+            )
         finally:
             abandoned.set()  # a cancelled wait leaves the thread running: tell it to end
 
     async def open(self, spec: TrainerSpec) -> None:
         self._trainer = None  # frees the earlier one before the next is built
-        self._trainer = await asyncio.to_thread(spec.build)
+        self._trainer = await in_thread(spec.build, self.timeout_s, "the trainer to load its model")
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return await asyncio.to_thread(self.trainer.train_step, samples)
+        return await in_thread(lambda: self.trainer.train_step(samples), self.timeout_s, "a training step")
 
     async def publish(self) -> Any:
-        return self.trainer.publish()
+        return await in_thread(self.trainer.publish, self.timeout_s, "the trainer to publish its weights")
 
     async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self.trainer.save, folder)
+        await in_thread(lambda: self.trainer.save(folder), self.timeout_s, f"the trainer to save {folder}")
 
 
 class InlineRollouts:
     """Rollouts in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self._worker: RolloutWorker | None = None
 
     @property
@@ -166,7 +202,11 @@ class InlineRollouts:
 
     async def open(self, spec: EngineSpec) -> Capabilities:
         await self.close()
-        self._worker = await asyncio.to_thread(RolloutWorker, spec.folder, spec.model, spec.engine, timeout_s=spec.timeout_s)
+        self._worker = await in_thread(
+            lambda: RolloutWorker(spec.folder, spec.model, spec.engine, timeout_s=spec.timeout_s),
+            spec.timeout_s,
+            "an engine to start",
+        )
         return self._worker.engine.capabilities
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
@@ -177,15 +217,15 @@ class InlineRollouts:
 
     async def close(self) -> None:
         if self._worker is not None:
-            await asyncio.to_thread(self._worker.engine.close)
+            await in_thread(self._worker.engine.close, self.timeout_s, "an engine to stop")
             self._worker = None
 
 
 class InlineRewards:
     """Rewards in this process, in a thread."""
 
-    def __init__(self, worker: RewardWorker) -> None:
-        self.worker = worker
+    def __init__(self, worker: RewardWorker, timeout_s: float) -> None:
+        self.worker, self.timeout_s = worker, timeout_s
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
-        return await asyncio.to_thread(self.worker.score, items)
+        return await in_thread(lambda: self.worker.score(items), self.timeout_s, f"the scores of {len(items)} completions")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rl.config import FORBID_EXTRA, CountInt, OptimizerConfig, PositiveFloat, PositiveInt, Share
+from rl.config import FORBID_EXTRA, OptimizerConfig, PositiveFloat, PositiveInt, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class DataConfig:
 
     __pydantic_config__ = FORBID_EXTRA
     sources: tuple[SourceConfig, ...]
-    num_train: PositiveInt = 4000  # at most; generators make this many
+    num_train: PositiveInt | None = None  # at most; null: all tasks of data sets, 4000 in all from generators
     num_eval: PositiveInt = 300
     held_out_share: Share = 0.1  # of the space of tasks
 
@@ -62,4 +62,3 @@ class SftConfig:
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     logging_steps: PositiveInt = 10
     evaluate: bool = True  # held-out accuracy after this stage
-    save_every: CountInt = 0

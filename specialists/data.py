@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count as count_up
 from itertools import islice
 
 import numpy as np
 
 from rewards.errors import UserError
-from rewards.task import Demonstration, Task, data_hash, is_held_out
+from rewards.task import Demonstration, Task, is_held_out
 from rl.rng import key_of
 from specialists.config import DataConfig, SourceConfig
 from specialists.datasets import load_dataset_examples
 from specialists.example import Example
 from specialists.generators import stream
 
+GENERATED = 4000  # training tasks from generators where the recipe does not say
 PATIENCE = 200  # draws in a row that bring no new task before a generator counts as exhausted
 
 
@@ -34,7 +37,11 @@ class Data:
 
     @property
     def hash(self) -> str:
-        return data_hash([*(e.task for e in self.train), *self.held_out])
+        """One hash of both sides, answers and demonstrations included; the order does not matter."""
+        shown = [[e.task.content_hash, e.task.answer, [asdict(d.response) for d in e.demonstrations]] for e in self.train]
+        shown += [[t.content_hash, t.answer, "held out"] for t in self.held_out]
+        lines = sorted(json.dumps(row, ensure_ascii=False) for row in shown)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
@@ -46,10 +53,13 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
     total = sum(s.weight for s in config.sources)
     for source in config.sources:
         share = source.weight / total
-        want_train, want_held_out = max(1, round(config.num_train * share)), max(1, round(config.num_eval * share))
+        want_held_out = max(1, round(config.num_eval * share))
+        want_train = None if config.num_train is None else max(1, round(config.num_train * share))
         if source.generator is not None:
             fixed = _generated(source, config.held_out_share, want_train=0, want_held_out=want_held_out, seed=0)[1]
-            fresh = _generated(source, config.held_out_share, want_train=want_train, want_held_out=0, seed=seed + 1)[0]
+            fresh = _generated(
+                source, config.held_out_share, want_train=want_train or round(GENERATED * share), want_held_out=0, seed=seed + 1
+            )[0]
         else:
             fresh, fixed = load_dataset_examples(source, config.held_out_share, domain=domain)
             fresh = _shuffled(fresh, seed)[:want_train]

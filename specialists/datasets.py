@@ -42,7 +42,10 @@ def _examples(source: SourceConfig, split: str, domain: str) -> list[Example]:
     found: dict[str, Example] = {}
     for i, row in enumerate(rows):
         example = _example(source, dict(row), f"{source.dataset}/{split}/{i}", domain)
-        found.setdefault(example.task.content_hash, example)
+        known = found.setdefault(example.task.content_hash, example)
+        fresh = [d for d in example.demonstrations if d.response not in {k.response for k in known.demonstrations}]
+        if fresh:  # another worked answer to the same prompt
+            found[example.task.content_hash] = Example(known.task, (*known.demonstrations, *fresh))
     if not found:
         raise UserError(f"data.sources: data set {source.dataset!r}, split {split!r}, is empty")
     return list(found.values())

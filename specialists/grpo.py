@@ -82,7 +82,7 @@ def group_metrics(groups: Sequence[TrajectoryGroup], counts: GroupCounts) -> Met
     lengths = [t.num_sampled for t in trajectories]
     parts = sorted({name for r in results for name in r.parts})
     return {
-        "reward_mean": float(np.mean([r.score for r in results if r.score is not None])) if results else 0.0,
+        **({"reward_mean": float(np.mean([r.score for r in results if r.score is not None]))} if results else {}),
         **{f"reward/{name}": float(np.mean([r.parts[name] for r in results])) for name in parts},
         "completion_tokens_mean": float(np.mean(lengths)),
         "completion_tokens_max": float(max(lengths)),

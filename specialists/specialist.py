@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from rewards.errors import UserError
 from rewards.plugin import RewardSource
-from rewards.score import Scorer
+from rewards.score import part_names
+from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, atomic_folder, last_checkpoint, point_at, write_manifest
 from rl.collect import Crew, Evaluation, evaluate
 from rl.config import EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
@@ -62,11 +66,12 @@ class Specialist:
 
     def __init__(self, plan: Plan, data: Data, folder: Path, log: RunLog, stopped: Callable[[], bool]) -> None:
         self.plan, self.data, self.folder, self.log, self.stopped = plan, data, folder, log, stopped
-        self.primary = Scorer(plan.rewards).primary if plan.rewards else ""
+        self.primary = part_names(plan.rewards)[0] if plan.rewards else ""
         self.global_step = 0
         self.evaluations: list[tuple[str, Evaluation]] = []
         self.last: Path | None = None  # the newest checkpoint
         self.grpo_tokens, self.grpo_s = 0.0, 0.0
+        self.tokenizer_fingerprint = ""
         self._workers: Workers | None = None
 
     @property
@@ -77,7 +82,8 @@ class Specialist:
     async def train(self, workers: Workers) -> None:
         """Runs every stage; each ends with a checkpoint."""
         self._workers = workers
-        self.log.event("data", num_train=len(self.data.train), num_held_out=len(self.data.held_out), hash=self.data.hash)
+        counts = {"num_train": len(self.data.train), "num_held_out": len(self.data.held_out)}
+        self.log.event("data", **counts, num_demonstrations=len(self.data.demonstrations), hash=self.data.hash)
         model = self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
@@ -100,22 +106,30 @@ class Specialist:
         if model.init is None:
             assert model.path is not None, "a recipe has a path or an init"
             local = Path(model.path).expanduser()
-            return last_checkpoint(local) if local.is_dir() else Path(model.path)
+            folder = last_checkpoint(local) if local.is_dir() else Path(model.path)
+            self._adopt(load_tokenizer(folder, trust_remote_code=model.trust_remote_code))
+            return folder
         texts = [m.content for d in self.data.demonstrations for m in d.task.messages]
         texts += [t for d in self.data.demonstrations for t in (d.response.reasoning or "", d.response.content)]
         texts = texts or [m.content for e in self.data.train for m in e.task.messages]
         tokenizer = train_tokenizer(texts, model.init.tokenizer_vocab_size)
+        self._adopt(tokenizer)
         policy = init_policy(model.init, tokenizer, model, seed=self.plan.seed)
         self.log.event("model", num_parameters=sum(p.numel() for p in policy.model.parameters()), vocab_size=len(tokenizer))
         return self._checkpoint("init", (), policy.save)
+
+    def _adopt(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """The tokenizer stays the same through all stages."""
+        self.tokenizer_fingerprint = fingerprint(tokenizer)
+        self._check_prompts(tokenizer)
 
     async def _supervised(self, stage: SftConfig, source: Path) -> Path:
         seed = f"{self.plan.seed}/{stage.name}"
         count = stage.steps * stage.batch_size
         target = self.folder / "checkpoints" / f".{stage.name}.work"
         job = SftJob(
-            source=str(source),
-            target=str(target),
+            source=_address(source),
+            target=str(target.resolve()),
             model=self.plan.model,
             optimizer=stage.optimizer or self.plan.optimizer,
             stage=stage,
@@ -136,19 +150,20 @@ class Specialist:
         return checkpoint
 
     async def _grpo(self, stage: GrpoConfig, source: Path) -> Path:
-        optimizer = stage.optimizer or self.plan.optimizer
         trainer = self.workers.trainer
-        await trainer.open(TrainerSpec(str(source), self.plan.model, optimizer, stage))
+        optimizer = stage.optimizer or self.plan.optimizer
+        await trainer.open(TrainerSpec(_address(source), self.plan.model, optimizer, stage))
         crew = await self._crew(source)
-        first, checkpoint = self.global_step, source
+        first = saved = self.global_step
+        checkpoint = source
 
         async def save() -> None:
-            nonlocal checkpoint
+            nonlocal checkpoint, saved
             target = self._checkpoint_path()
             with atomic_folder(target) as temporary:
                 await trainer.save(temporary)
-                write_manifest(temporary, self._manifest(stage.name, (source,), temporary))
-            checkpoint = self._saved(target, stage.name)
+                write_manifest(temporary, self._manifest(stage.name, (source,)))
+            checkpoint, saved = self._saved(target, stage.name), self.global_step
 
         async def after_step(step: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
             self.global_step = first + step
@@ -158,27 +173,47 @@ class Specialist:
             self._log_failures(stage.name, step, groups)
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
             last = step == stage.steps
-            if self.stopped():
-                await save()
-                return
-            if last or (stage.eval_every and step % stage.eval_every == 0):
+            if (last or _is_due(step, stage.eval_every)) and not self.stopped():
                 await self._evaluate(crew, stage.name, step, final=last)
-            if last or (stage.save_every and step % stage.save_every == 0):
+            if _is_due(step, stage.save_every):
                 await save()
 
-        tasks = TaskSampler([e.task for e in self.data.train], f"{self.plan.seed}/{stage.name}")
+        tasks = self._tasks_of(stage)
         try:
             await GrpoLoop(stage, self.plan.seed, trainer, crew, tasks).run(after_step, self.stopped)
-        except ScoringFailedError:
-            if self.global_step > first:
-                await save()  # the rewards are at fault: what was learned is kept
+        except Exception:
+            if self.global_step > saved:  # a worker or a reward failed, not the trainer: what was learned is kept
+                try:
+                    await save()
+                except Exception as failure:  # noqa: BLE001 - the first failure is the one to raise
+                    self.log.event("save_failed", stage=stage.name, error=repr(failure))
             raise
+        if self.global_step > saved:
+            await save()
         return checkpoint
+
+    def _tasks_of(self, stage: GrpoConfig) -> TaskSampler:
+        return TaskSampler([e.task for e in self.data.train], f"{self.plan.seed}/{stage.name}")
+
+    def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Every prompt that the run will sample from must leave room in the engine; said before anything is trained."""
+        chat, limit = ChatFormat(tokenizer), self.plan.engine.max_seq_len
+        asked = list(self.data.held_out[: self.plan.evaluation.num_tasks]) if self.plan.rewards else []
+        for stage in self.plan.stages:
+            if isinstance(stage, GrpoConfig):
+                asked += [task for _, task in self._tasks_of(stage).next(stage.steps * stage.num_prompts)]
+        for task in {task.content_hash: task for task in asked}.values():
+            length = len(chat.prompt_ids(task.messages, task.effort))
+            if length >= limit:
+                raise UserError(
+                    f"task {task.id}: its prompt has {length} tokens; allowed: fewer than engine.max_seq_len {limit}; raise it "
+                    "or leave the task out"
+                )
 
     async def _crew(self, model: Path) -> Crew:
         """The rollout and reward workers, with this model in every engine."""
         plan, workers = self.plan, self.workers
-        spec = EngineSpec(str(model), plan.model, plan.engine, plan.runtime.timeout_s)
+        spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s)
         found = await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
         self.log.event("engine", batch_invariant=found[0].batch_invariant, reason=found[0].reason)
         return Crew(workers.rollouts, workers.rewards, self.primary)
@@ -189,6 +224,9 @@ class Specialist:
         tasks = self.data.held_out[: config.num_tasks if final else config.num_tasks_during]
         result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed)
         self.log.event("evaluation", stage=stage, step=step, global_step=self.global_step, final=final, **result.as_dict())
+        if result.num_failed == len(tasks) * config.num_samples:
+            failed = result.groups[0].members[0].reward.error
+            raise ScoringFailedError(f"evaluation after {stage}: no completion could be scored; the first failure:\n{failed}")
         if final:
             self.evaluations.append((stage, result))
 
@@ -202,7 +240,7 @@ class Specialist:
         target = self._checkpoint_path()
         with atomic_folder(target) as temporary:
             fill(temporary)
-            write_manifest(temporary, self._manifest(stage, parents, temporary))
+            write_manifest(temporary, self._manifest(stage, parents))
         return self._saved(target, stage)
 
     def _saved(self, target: Path, stage: str) -> Path:
@@ -211,7 +249,7 @@ class Specialist:
         self.log.event("checkpoint", stage=stage, path=str(target), global_step=self.global_step)
         return target
 
-    def _manifest(self, stage: str, parents: Sequence[Path], folder: Path) -> Manifest:
+    def _manifest(self, stage: str, parents: Sequence[Path]) -> Manifest:
         plan = self.plan
         return Manifest(
             name=plan.name,
@@ -219,7 +257,7 @@ class Specialist:
             step=self.global_step,
             domain=plan.domain,
             model=plan.model.path or f"init:{plan.model.init.architecture if plan.model.init else ''}",
-            tokenizer_fingerprint=fingerprint(load_tokenizer(folder)),
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
             parents=[str(p) for p in parents],
             recipe_hash=plan.recipe_hash,
             data_hash=self.data.hash,
@@ -231,12 +269,21 @@ class Specialist:
         """The run's own manifest: its newest checkpoint's, with that checkpoint as parent."""
         if self.last is None:
             return None
-        return self._manifest("run", (self.last,), self.last)
+        return self._manifest("run", (self.last,))
 
     def _log_failures(self, stage: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
         failed = [m for g in groups for m in g.members if m.reward.error is not None]
         if failed:
             self.log.event("score_failed", stage=stage, step=step, count=len(failed), first_error=failed[0].reward.error)
+
+
+def _address(model: Path) -> str:
+    """A folder in full, since workers may have another working folder; a hub id as it is."""
+    return str(model.resolve()) if model.exists() else str(model)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _sample(groups: Sequence[TrajectoryGroup]) -> dict[str, object]:

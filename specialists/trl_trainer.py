@@ -46,7 +46,7 @@ def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bo
 
 
 def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=scratch,
         max_steps=job.stage.steps,
         per_device_train_batch_size=job.stage.batch_size,
@@ -64,6 +64,8 @@ def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
         disable_tqdm=True,
         seed=job.seed,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs would each get a batch, silently
+    return arguments
 
 
 def encode(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> Dataset:

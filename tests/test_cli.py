@@ -15,7 +15,7 @@ from recipes.schema import schema_text
 SURFACE = {
     "run": "RECIPE key=value* --dry-run --json --name",
     "eval": "RUN|MODEL RECIPE key=value* --json",
-    "chat": "RUN|MODEL --effort{none,high,max} --max-tokens --temperature",
+    "chat": "RUN|MODEL --effort{none,high} --max-tokens --temperature",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
     "doctor": "--json",
 }

@@ -46,12 +46,12 @@ def run(model_folder: Path, rewards: Sequence[RewardSource], num_workers: int, w
     """Opens real inline workers, does one thing with them, closes them."""
 
     async def inside() -> object:
-        rollouts = [InlineRollouts() for _ in range(num_workers)]
+        rollouts = [InlineRollouts(60.0) for _ in range(num_workers)]
         spec = EngineSpec(str(model_folder), ModelConfig(path=str(model_folder)), EngineConfig(max_seq_len=64), 60)
         for rollout in rollouts:
             await rollout.open(spec)
         workers = [RewardWorker(rewards) for _ in range(num_workers)]
-        crew = Crew(rollouts, [InlineRewards(w) for w in workers], workers[0].scorer.primary)
+        crew = Crew(rollouts, [InlineRewards(w, 60.0) for w in workers], workers[0].scorer.primary)
         try:
             if work == "evaluate":
                 return await evaluate(crew, TASKS, SAMPLING, num_samples, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,14 @@ def test_tasks_without_the_drawn_style_are_passed_over() -> None:
     train = [example(0, "careful"), example(1, "sloppy")]
     picked = list(pick_demonstrations(train, {"sloppy": 1.0}, 5, "0/a"))
     assert [d.task.id for d in picked] == ["1"] * 5
+
+
+def test_the_data_hash_ignores_order_and_sees_answers_and_demonstrations() -> None:
+    task = TASKS[0]
+    shown = Demonstration(task, Message(Role.ASSISTANT, "1"))
+    examples = [Example(task, (shown,)), Example(TASKS[1])]
+    whole = Data(examples, TASKS[2:]).hash
+    assert Data(examples[::-1], TASKS[:1:-1]).hash == whole
+    assert Data([Example(task), Example(TASKS[1])], TASKS[2:]).hash != whole
+    assert Data([Example(replace(task, answer="other"), (shown,)), Example(TASKS[1])], TASKS[2:]).hash != whole
+    assert Data(examples, TASKS[3:]).hash != whole

@@ -202,3 +202,15 @@ def test_a_file_with_an_eval_split_is_the_users_error(tmp_path: Path) -> None:
 def test_an_unknown_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hub"):
         load(write(tmp_path, "hub", ROWS), columns=COLUMNS, subset="nope")
+
+
+def test_other_worked_answers_to_a_prompt_are_further_demonstrations(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "answer": str(i), "worked": f"{i}"} for i in range(30)]
+    more = [{**row, "worked": f"it is {row['worked']}"} for row in rows]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(r) for r in [*rows, *more, *rows]))
+    source = SourceConfig(
+        dataset=str(tmp_path / "d.jsonl"), columns=ColumnsConfig(prompt="question", answer="answer", response="worked")
+    )
+    train, _ = load_dataset_examples(source, 0.3, domain="math")
+    assert train
+    assert all(len(example.demonstrations) == 2 for example in train)

@@ -41,11 +41,11 @@ def train(folder: Path, source: str, stage: GrpoConfig = STAGE) -> list[Metrics]
         seen.append(metrics)
 
     async def run() -> None:
-        trainer, rollouts = InlineTrainer(), InlineRollouts()
+        trainer, rollouts = InlineTrainer(60.0), InlineRollouts(60.0)
         assert stage.optimizer is not None
         await trainer.open(TrainerSpec(str(folder), model, stage.optimizer, stage))
         await rollouts.open(EngineSpec(str(folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0))
-        reward = InlineRewards(RewardWorker([RewardSource(f"x.py:{name}", 1.0, source, name)]))
+        reward = InlineRewards(RewardWorker([RewardSource(f"x.py:{name}", 1.0, source, name)]), 60.0)
         loop = GrpoLoop(stage, 0, trainer, Crew([rollouts], [reward], name), TaskSampler(tasks, "0"))
         await loop.run(after_step, lambda: False)
         await rollouts.close()

@@ -23,7 +23,7 @@ from rewards.errors import UserError
 from rewards.math import verify, visible_part
 from rewards.plugin import RewardSource, build, load_reward, read_source
 from rewards.result import RewardResult, ScoreStatus
-from rewards.score import Scorer
+from rewards.score import Scorer, is_correct
 from rewards.task import Message, Role, Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -539,7 +539,7 @@ def test_what_is_no_score_is_a_failure_that_names_itself(body: str, message: str
         assert text in result.error
     if "raise" in body:
         assert f"    {body}\n" in result.error  # the user's own line
-    assert scorer.is_correct(result) is None
+    assert not is_correct(result, scorer.primary)
 
 
 def test_a_task_without_an_answer_fails_its_score() -> None:
@@ -592,7 +592,7 @@ def test_scorer_refuses_nothing_and_the_same_twice() -> None:
 @pytest.mark.parametrize(("value", "correct"), [(1.0, True), (1 - 1e-12, True), (0.999, False), (0.0, False), (2, True)])
 def test_is_correct_reads_the_primary_part(value: float, correct: bool) -> None:
     scorer = Scorer([source(f"return {value}", weight=0.1), source("return 1.0", name="bonus", weight=5)])
-    assert scorer.is_correct(scorer.score(make_task(), "")) is correct
+    assert is_correct(scorer.score(make_task(), ""), scorer.primary) is correct
 
 
 def test_numpy_scores_come_back_as_plain_floats() -> None:
