@@ -199,7 +199,8 @@ async def _answer(awaitable: Any, timeout_s: float, what: str) -> Any:
         TimeoutError: no answer in time. WorkerDiedError: the actor's process is gone. Both say what was waited for.
     """
     try:
-        return await asyncio.wait_for(_future(awaitable), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await awaitable
     except TimeoutError:
         raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
     except ray.exceptions.RayTaskError as error:

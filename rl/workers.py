@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,23 +128,26 @@ async def in_thread(function: Callable[[], T], timeout_s: float | None, what: st
     Raises:
         TimeoutError: it took longer than `timeout_s` (None: no limit); the thread is left to itself.
     """
-    loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if not future.done():  # nobody waits any more
-            future.set_exception(error) if error is not None else future.set_result(result)
+    def settle(act: Callable[[], None]) -> None:
+        if not future.done():  # else nobody waits any more
+            act()
 
     def run() -> None:
         try:
-            result, error = function(), None
-        except BaseException as raised:  # noqa: BLE001 - handed to whoever awaits
-            result, error = None, raised
+            result = function()
+            act = functools.partial(future.set_result, result)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
+            act = functools.partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the run is over
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle, act)
 
     threading.Thread(target=run, name=what, daemon=True).start()
     try:
-        return await asyncio.wait_for(future, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await future
     except TimeoutError:
         raise TimeoutError(f"waited {timeout_s or 0:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
 

@@ -142,7 +142,7 @@ def test_streamed_text_is_the_whole_completion(conversation: Conversation) -> No
 
 
 def test_an_interrupted_answer_leaves_the_conversation(conversation: Conversation) -> None:
-    conversation.sampling = SamplingConfig(max_tokens=200, temperature=1.0)
+    conversation.sampling = SamplingConfig(max_tokens=400, temperature=1.0)
     conversation.messages = before = [Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", "c")]
 
     class Impatient(Printer):
@@ -150,7 +150,7 @@ def test_an_interrupted_answer_leaves_the_conversation(conversation: Conversatio
 
         def show(self, text: str, *, final: bool) -> None:
             super().show(text, final=final)
-            if len(text) > 20 and not self.pressed:
+            if not self.pressed:  # at the first character: the engine runs ahead of the printing
                 self.pressed = True
                 signal.raise_signal(signal.SIGINT)
 

@@ -150,14 +150,16 @@ class TorchEngine:
     async def _next(self, request_id: str, queue: asyncio.Queue[TokenChunk | BaseException]) -> TokenChunk | BaseException:
         while True:
             try:
-                return await asyncio.wait_for(queue.get(), self._timeout_s)
+                async with asyncio.timeout(self._timeout_s):  # wait_for may swallow a cancellation on Python 3.11
+                    return await queue.get()
             except TimeoutError:
                 idle = time.monotonic() - self._last_step
                 if not self._paused and idle >= self._timeout_s:
                     raise TimeoutError(f"request {request_id}: the engine made no step for {idle:.0f} s") from None
 
     async def _command(self, command: Callable[[], T]) -> T:
-        return await asyncio.wait_for(asyncio.wrap_future(self._post(command)), self._timeout_s)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.wrap_future(self._post(command))
 
     def _post(self, command: Callable[[], T]) -> Future[T]:
         """Queues a command for the engine's thread; it runs before the next step."""
