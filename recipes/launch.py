@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -253,8 +255,14 @@ def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) ->
         wall_s=summary["wall_s"],
         tokens_per_s=summary["tokens_per_s"],
         next_commands=[
-            f"polymath chat {link}",
-            f"polymath eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4",
-            f"tensorboard --logdir {folder / 'tensorboard'}",
+            f"{_command('polymath')} chat {link}",
+            f"{_command('polymath')} eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4",
+            f"{_command('tensorboard')} --logdir {folder / 'tensorboard'}",
         ],
     )
+
+
+def _command(name: str) -> str:
+    """How a person calls a command of this environment from the working folder."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
