@@ -114,6 +114,7 @@ class Conversation:
                 ids += chunk.token_ids.tolist()
                 finish = chunk.finish_reason or finish
                 printer.show(format_.completion_text(prompt_ids, ids), final=chunk.finish_reason is not None)
+                await asyncio.sleep(0)  # where a Ctrl-C is delivered although the engine is far ahead of the printing
         except asyncio.CancelledError:  # Ctrl-C, through asyncio.Runner
             await self.engine.abort(request.request_id)
             return FinishReason.ABORTED
