@@ -141,6 +141,15 @@ def test_streamed_text_is_the_whole_completion(conversation: Conversation) -> No
             assert "".join(module.safe(part or "").split()) in printed.replace("answer:", "").replace("thinking:", "")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python's own handler of SIGINT, also where the tests were started in the background, which ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupted_answer_leaves_the_conversation(conversation: Conversation) -> None:
     conversation.sampling = SamplingConfig(max_tokens=400, temperature=1.0)
     conversation.messages = before = [Message(Role.USER, "a"), Message(Role.ASSISTANT, "b", "c")]
