@@ -32,7 +32,7 @@ from rewards.score import is_correct
 from rl.checkpoint import point_at, write_manifest
 from rl.collect import Evaluation
 from rl.config import GrpoConfig, RuntimeConfig
-from rl.runlog import RunLog
+from rl.runlog import Row, RunLog
 from rl.scoring import RewardWorker
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers
 from specialists.data import load_data
@@ -51,7 +51,7 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     folder = new_run_folder(name or plan.name)
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
     start = time.perf_counter()
-    with open_view(console) as view, contextlib.closing(RunLog(folder, [view])) as log:
+    with open_view(console) as view, contextlib.closing(RunLog(folder, [view, _Linker(folder)])) as log:
         stages = [{"name": s.name, "kind": s.kind, "steps": s.steps} for s in recipe.stages]
         threads = num_threads(recipe.runtime)
         log.event(
@@ -148,7 +148,7 @@ async def start_workers(plan: Plan) -> Workers:
 
 
 def new_run_folder(name: str) -> Path:
-    """runs/NAME-N with the next free N, and runs/NAME pointing at it; an earlier run is never touched."""
+    """runs/NAME-N with the next free N; an earlier run is never touched."""
     RUNS.mkdir(exist_ok=True)
     taken = [int(p.name.rpartition("-")[2]) for p in RUNS.glob(f"{name}-*") if p.name[len(name) + 1 :].isdigit()]
     for number in range(max(taken, default=0) + 1, max(taken, default=0) + 100):
@@ -157,10 +157,20 @@ def new_run_folder(name: str) -> Path:
             folder.mkdir()
         except FileExistsError:
             continue  # another run took the number just now
-        if (RUNS / name).is_symlink() or not (RUNS / name).exists():
-            point_at(RUNS / name, folder.name)
         return folder
     raise UserError(f"{RUNS}/{name}: no free run number; remove old runs")
+
+
+class _Linker:
+    """Points runs/NAME at a run once it has trained something, so that the name never means an untrained model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, row: Row) -> None:
+        link = self.folder.with_name(self.folder.name.rpartition("-")[0])
+        if row.get("event") == "checkpoint" and row["global_step"] > 0 and (link.is_symlink() or not link.exists()):
+            point_at(link, self.folder.name)
 
 
 def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:

@@ -136,7 +136,9 @@ def _score_failed(row: Row, progress: Progress) -> str:
 
 
 def _engine(row: Row, progress: Progress) -> str:
-    return f"engine: {'' if row['batch_invariant'] else 'not '}batch-invariant ({row['reason']})"
+    if row["batch_invariant"]:
+        return f"engine: batch-invariant ({row['reason']})"
+    return f"engine: a batch's make-up changes last bits, as usual ({row['reason']}); engine.deterministic=true avoids it"
 
 
 def _interrupted(row: Row, progress: Progress) -> str:
@@ -145,7 +147,7 @@ def _interrupted(row: Row, progress: Progress) -> str:
 
 def _failed(row: Row, progress: Progress) -> str:
     kept = f"; kept {row['kept']}" if row.get("kept") else ""
-    return f"failed: {_ends(row['error'])}{kept}"
+    return f"failed: {_ends(row['error'])}{kept}; events.jsonl in the run's folder has the whole error"
 
 
 def _ends(error: str) -> str:

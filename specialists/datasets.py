@@ -40,7 +40,7 @@ def _examples(source: SourceConfig, split: str, domain: str) -> list[Example]:
     rows = _rows(source, split)
     _check_columns(source, list(rows.column_names))
     found: dict[str, Example] = {}
-    for i, row in enumerate(rows):
+    for i, row in enumerate(rows, start=1):  # as an editor counts the lines
         example = _example(source, dict(row), f"{source.dataset}/{split}/{i}", domain)
         known = found.setdefault(example.task.content_hash, example)
         fresh = [d for d in example.demonstrations if d.response not in {k.response for k in known.demonstrations}]

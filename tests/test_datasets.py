@@ -155,7 +155,7 @@ def test_columns_that_are_not_there(columns: ColumnsConfig, wanted: str, tmp_pat
 def test_a_cell_that_is_no_text_is_named(row: Mapping[str, Any], columns: ColumnsConfig, tmp_path: Path) -> None:
     """Never the text "None" to train on."""
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=r"data\.jsonl/train/0"):
+    with pytest.raises(UserError, match=r"data\.jsonl/train/1"):
         load(str(tmp_path / "data.jsonl"), columns=columns)
 
 

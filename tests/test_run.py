@@ -231,3 +231,17 @@ def test_user_errors_leave_no_traceback(tmp_path: Path) -> None:
     assert text.startswith("error: ")
     assert "empty" in text
     assert "Traceback" not in text
+
+
+def test_the_name_of_a_run_never_means_an_untrained_model(tmp_path: Path) -> None:
+    from recipes.launch import _Linker
+
+    for number in (1, 2):
+        (tmp_path / f"q-{number}").mkdir()
+        link = _Linker(tmp_path / f"q-{number}")
+        before = (tmp_path / "q").readlink() if number == 2 else None
+        link({"event": "checkpoint", "global_step": 0})
+        assert (tmp_path / "q").is_symlink() is (number == 2)
+        assert before is None or (tmp_path / "q").readlink() == before
+        link({"event": "checkpoint", "global_step": 5})
+        assert (tmp_path / "q").readlink() == Path(f"q-{number}")

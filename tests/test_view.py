@@ -110,7 +110,7 @@ def test_plain_lines() -> None:
     assert lines[-6:-2] == [
         "interrupted; kept runs/lab-1/checkpoints/step-412",
         "interrupted; there was no checkpoint yet",
-        "failed: step 3: too many ... failed",
+        "failed: step 3: too many ... failed; events.jsonl in the run's folder has the whole error",
         "run finished in 6:43",
     ]
     assert lines[-2] == "coffee_break grpo  minutes=5 note=a\\x1bb"
