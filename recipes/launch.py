@@ -149,7 +149,10 @@ async def start_workers(plan: Plan) -> Workers:
 
 def new_run_folder(name: str) -> Path:
     """runs/NAME-N with the next free N; an earlier run is never touched."""
-    RUNS.mkdir(exist_ok=True)
+    try:
+        RUNS.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{RUNS.absolute()}: runs are kept there, and it cannot be made a folder: {error.strerror}") from error
     taken = [int(p.name.rpartition("-")[2]) for p in RUNS.glob(f"{name}-*") if p.name[len(name) + 1 :].isdigit()]
     for number in range(max(taken, default=0) + 1, max(taken, default=0) + 100):
         folder = RUNS / f"{name}-{number}"

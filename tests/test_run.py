@@ -245,3 +245,10 @@ def test_the_name_of_a_run_never_means_an_untrained_model(tmp_path: Path) -> Non
         assert before is None or (tmp_path / "q").readlink() == before
         link({"event": "checkpoint", "global_step": 5})
         assert (tmp_path / "q").readlink() == Path(f"q-{number}")
+
+
+def test_a_runs_that_is_no_folder_is_the_users_error(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    text = polymath(tmp_path, "run", str(recipe), *SMALL, code=2)
+    assert "cannot be made a folder" in text
+    assert "Traceback" not in text
