@@ -38,10 +38,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch. The hidden state that predicts loss token t is `hidden_BLD[row_T[t], column_T[t]]`."""
+    """One microbatch. The hidden state that predicts loss token t is `hidden_BLD[sequence_T[t], column_T[t]]`."""
 
     input_ids_BL: Tensor  # int64, right-padded with 0; causal attention never lets a real token see the padding
-    row_T: Tensor  # int64, also the index of the token's sequence inside the microbatch
+    sequence_T: Tensor  # int64, the index of the token's sequence inside the microbatch; here also its row
     column_T: Tensor  # int64, the position before the token
     target_T: Tensor  # int64
     sampler_logprobs_T: Tensor  # float32
@@ -50,7 +50,7 @@ class Batch:
     kept: Sequence[NDArray[np.int32] | None] | None  # [T], the sampling mask's rows
 
     @property
-    def num_rows(self) -> int:
+    def num_sequences(self) -> int:
         return int(self.input_ids_BL.shape[0])
 
     @property
@@ -104,7 +104,7 @@ def _batch(rows: Sequence[tuple[Sample, float]], device: torch.device) -> Batch:
 
     return Batch(
         input_ids_BL=torch.from_numpy(input_ids).to(device),
-        row_T=ints(row_index),
+        sequence_T=ints(row_index),
         column_T=ints(column),
         target_T=ints([s.token_ids[s.loss_mask].astype(np.int64) for s, _ in rows]),
         sampler_logprobs_T=floats(np.concatenate([s.sampler_logprobs[s.loss_mask] for s, _ in rows])),

@@ -114,4 +114,4 @@ class Trainer:
 
 def _at_loss_tokens(policy: Policy, batch: Batch) -> Tensor:
     """Hidden states that predict the loss tokens, [T, D]."""
-    return policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.row_T, batch.column_T]
+    return policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.sequence_T, batch.column_T]

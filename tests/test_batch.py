@@ -39,7 +39,7 @@ def test_layout() -> None:
     second = Sample(np.array([3, 4], np.int32), np.array([False, True]), np.array([0, -1], np.float32), -1.0)
     [batch] = make_batches([second, first], 100, CPU)
     assert batch.input_ids_BL.tolist() == [[5, 6, 7, 8, 9], [3, 4, 0, 0, 0]]  # longest first, right-padded
-    assert batch.row_T.tolist() == [0, 0, 1]
+    assert batch.sequence_T.tolist() == [0, 0, 1]
     assert batch.column_T.tolist() == [1, 3, 0]
     assert batch.target_T.tolist() == [7, 9, 4]
     assert batch.sampler_logprobs_T.tolist() == [-0.5, -0.25, -1]
@@ -47,8 +47,8 @@ def test_layout() -> None:
     assert batch.weight_T.tolist() == [0.75, 0.75, 1.5]  # N / (S |o_i|), N = 3, S = 2
     assert batch.kept is not None
     assert [None if k is None else k.tolist() for k in batch.kept] == [[7, 1], [9], None]
-    assert (batch.num_rows, batch.num_loss_tokens) == (2, 3)
-    assert {t.dtype for t in (batch.input_ids_BL, batch.row_T, batch.column_T, batch.target_T)} == {torch.int64}
+    assert (batch.num_sequences, batch.num_loss_tokens) == (2, 3)
+    assert {t.dtype for t in (batch.input_ids_BL, batch.sequence_T, batch.column_T, batch.target_T)} == {torch.int64}
 
 
 def test_hidden_at_row_and_column_predicts_the_target(policy: Policy) -> None:
@@ -56,7 +56,7 @@ def test_hidden_at_row_and_column_predicts_the_target(policy: Policy) -> None:
     samples = [sample(n, seed=n, gaps=n > 8) for n in (6, 9, 17, 12)]
     [batch] = make_batches(samples, 1000, CPU)
     with torch.no_grad():
-        hidden = policy.hidden_states(batch.input_ids_BL)[batch.row_T, batch.column_T]
+        hidden = policy.hidden_states(batch.input_ids_BL)[batch.sequence_T, batch.column_T]
         got = token_logprobs(hidden, policy.head, batch.target_T)
         expected = []
         for s in sorted(samples, key=lambda s: -len(s.token_ids)):
@@ -73,10 +73,10 @@ def test_a_sample_scores_the_same_whatever_it_is_batched_with(architecture: str)
 
     def scores(batch: Batch) -> Tensor:
         with torch.no_grad():
-            hidden = policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.row_T, batch.column_T]
+            hidden = policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.sequence_T, batch.column_T]
             logprobs = token_logprobs(hidden, policy.head, batch.target_T)
-        row = next(i for i in range(batch.num_rows) if batch.input_ids_BL[i, :9].tolist() == mine.token_ids.tolist())
-        return logprobs[batch.row_T == row]
+        row = next(i for i in range(batch.num_sequences) if batch.input_ids_BL[i, :9].tolist() == mine.token_ids.tolist())
+        return logprobs[batch.sequence_T == row]
 
     [alone] = make_batches([mine], 100, CPU)
     [together] = make_batches([mine, sample(31), sample(4), sample(20)], 1000, CPU)
@@ -89,8 +89,8 @@ def test_limits_are_respected_and_nothing_is_lost(limit: int) -> None:
     samples = [sample(n, seed=i) for i, n in enumerate([5, 30, 8, 8, 19, 6, 5, 30, 11, 4])]
     batches = make_batches(samples, limit, CPU)
     for batch in batches:
-        assert batch.input_ids_BL.numel() <= limit or batch.num_rows == 1
-    assert sum(b.num_rows for b in batches) == len(samples)
+        assert batch.input_ids_BL.numel() <= limit or batch.num_sequences == 1
+    assert sum(b.num_sequences for b in batches) == len(samples)
     rows = sorted(tuple(row[row > 0].tolist()) for b in batches for row in b.input_ids_BL)
     assert rows == sorted(tuple(s.token_ids.tolist()) for s in samples)
     assert sum(b.num_loss_tokens for b in batches) == sum(s.num_loss_tokens for s in samples)

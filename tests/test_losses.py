@@ -38,7 +38,7 @@ def reference_loss(
 ) -> Tensor:
     """-J with the mean over sequences of the mean over tokens, written from the published formulas, in float64."""
     total, start = hidden.new_zeros(()), 0
-    for i in range(batch.num_rows):
+    for i in range(batch.num_sequences):
         [sample] = [s for s in samples if np.array_equal(s.token_ids, batch.input_ids_BL[i, : len(s.token_ids)].numpy())]
         old = torch.from_numpy(sample.sampler_logprobs[sample.loss_mask]).double()
         places, advantage = range(start, start + len(old)), sample.advantage
@@ -61,7 +61,7 @@ def reference_loss(
                 r = torch.exp(reference[place].double() - logprob)
                 sequence = sequence - loss.kl_coef * ratio * (r - torch.log(r) - 1)
         total = total + sequence / len(old)
-    return -total / batch.num_rows
+    return -total / batch.num_sequences
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "sampling-mask"])
@@ -182,7 +182,7 @@ def test_gradient_of_one_batch_equals_that_of_many() -> None:
         batches = make_batches(samples, microbatch_tokens, CPU)
         count = sum(b.num_loss_tokens for b in batches)
         for batch in batches:  # a token's hidden state is the embedding of the token before it
-            hidden = table[batch.input_ids_BL[batch.row_T, batch.column_T]]
+            hidden = table[batch.input_ids_BL[batch.sequence_T, batch.column_T]]
             (loss(hidden, Head(weight), batch, None).total / count).backward()
         assert weight.grad is not None
         return len(batches), weight.grad

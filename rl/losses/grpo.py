@@ -55,10 +55,10 @@ class GrpoLoss:
         """M as float32 [T]: 0 on every token of a sequence with negative advantage that the policy has moved away from."""
         if self.off_policy_threshold is None:
             return torch.ones_like(log_ratio_T)
-        zeros_B = log_ratio_T.new_zeros(batch.num_rows)
-        drift_B = zeros_B.index_add(0, batch.row_T, -log_ratio_T)
-        length_B = zeros_B.index_add(0, batch.row_T, torch.ones_like(log_ratio_T))
-        drift_T = (drift_B / length_B.clamp(min=1))[batch.row_T]
+        zeros_B = log_ratio_T.new_zeros(batch.num_sequences)
+        drift_B = zeros_B.index_add(0, batch.sequence_T, -log_ratio_T)
+        length_B = zeros_B.index_add(0, batch.sequence_T, torch.ones_like(log_ratio_T))
+        drift_T = (drift_B / length_B.clamp(min=1))[batch.sequence_T]
         return 1.0 - ((batch.advantage_T < 0) & (drift_T > self.off_policy_threshold)).float()
 
 
