@@ -18,12 +18,13 @@ from typing import NoReturn
 from recipes.check import check_files, check_source
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
+from recipes.resume import find_stopped
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
 from rewards.task import Effort
 
-RESERVED = ("resume", "replay", "report", "reward", "sandbox", "preempt")
+RESERVED = ("replay", "report", "reward", "sandbox", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 
 
@@ -72,6 +73,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, and stop")
     run.add_argument("--name", help="the run's folder below runs/ (default: the recipe's name)")
     _add_json(run)
+
+    resume = command("resume", "go on with a run that was interrupted, from where it was", _resume)
+    resume.add_argument("run", metavar="RUN", help="a run's folder, or its name below runs/")
+    _add_overrides(resume)
+    _add_json(resume)
 
     evaluate = command("eval", "held-out accuracy of a run or a model on a recipe's tasks", _eval)
     evaluate.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
@@ -147,6 +153,19 @@ def _run(arguments: argparse.Namespace) -> int:
     from recipes.launch import run_recipe
 
     return run_recipe(loaded, name=arguments.name, as_json=arguments.json)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    stopped = find_stopped(arguments.run, arguments.overrides)
+    if stopped is None:
+        text = f"{arguments.run}: this run is done; there is nothing to resume"
+        print(json.dumps({"status": "done"}) if arguments.json else text)
+        return 0
+    check_files(stopped.loaded, model=True)
+    _share_cores()
+    from recipes.launch import resume_run
+
+    return resume_run(stopped, as_json=arguments.json)
 
 
 def _dry_run(loaded: LoadedRecipe, *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""Runs a recipe: makes the run's folder, starts the runtime, trains, closes with a summary. Called by `polymath run`.
+"""Runs a recipe, or resumes a run: the folder, the runtime, training, a summary. Called by `polymath run` and `resume`.
 
 The only module outside `rl/actors.py` that knows Ray.
 """
@@ -14,8 +14,8 @@ import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +24,80 @@ from rich.console import Console
 
 from recipes.closing import print_closing
 from recipes.load import LoadedRecipe, recipe_hash, resolved_yaml
-from recipes.schema import Recipe
+from recipes.resume import RUNS, Stopped, check_same_inputs, sole_owner
 from recipes.view import open_view
 from rewards.errors import UserError
 from rewards.plugin import read_source
 from rewards.score import is_correct
-from rl.checkpoint import point_at, write_manifest
-from rl.collect import Evaluation
+from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
 from rl.config import GrpoConfig, RuntimeConfig
-from rl.runlog import Row, RunLog
+from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers
-from specialists.data import load_data
+from specialists.data import Data, load_data
 from specialists.grpo import ScoringFailedError
+from specialists.progress import Progress
 from specialists.specialist import InterruptedRun, Plan, Specialist
-
-RUNS = Path("runs")
 
 
 def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     """Trains what the recipe says; returns the exit code."""
-    recipe = loaded.recipe
     plan = to_plan(loaded)
-    console = Console(stderr=as_json)
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)  # before there is a folder: most mistakes show here
     folder = new_run_folder(name or plan.name)
-    (folder / "recipe.yaml").write_text(resolved_yaml(recipe))
-    start = time.perf_counter()
-    with open_view(console) as view, contextlib.closing(RunLog(folder, [view, _Linker(folder)])) as log:
-        stages = [{"name": s.name, "kind": s.kind, "steps": s.steps} for s in recipe.stages]
-        threads = num_threads(recipe.runtime)
+    with sole_owner(folder):
+        write_text(folder / "recipe.yaml", resolved_yaml(loaded.recipe))
+        return _run(Start(plan, data, folder, attempt=0), as_json=as_json)
+
+
+def resume_run(stopped: Stopped, *, as_json: bool) -> int:
+    """Goes on with a run from its newest checkpoint; what it had logged after that is cut away. Returns the exit code."""
+    folder, checkpoint = stopped.folder, stopped.checkpoint
+    with sole_owner(folder):
+        plan = to_plan(stopped.loaded)
+        data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+        if checkpoint is not None:
+            check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)
+        write_text(folder / "recipe.yaml", resolved_yaml(stopped.loaded.recipe))
+        remove_leftovers(folder)
+        attempt = last_attempt(folder) + 1
+        cut_back(folder, Progress.read(checkpoint).log if checkpoint is not None else {})
+        return _run(Start(plan, data, folder, attempt, checkpoint), as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that is about to start, for the first time (attempt 0) or again."""
+
+    plan: Plan
+    data: Data
+    folder: Path
+    attempt: int
+    checkpoint: Path | None = None  # where to go on from
+
+
+def _run(start: Start, *, as_json: bool) -> int:
+    plan, folder = start.plan, start.folder
+    console, stop = Console(stderr=as_json), threading.Event()
+    before = Progress.read(start.checkpoint) if start.checkpoint is not None else Progress()
+    with open_view(console) as view, contextlib.closing(
+        RunLog(
+            folder, [view, _Linker(folder)], attempt=start.attempt, first_step=before.global_step, before_s=before.elapsed_s
+        )
+    ) as log:  # fmt: skip
         log.event(
-            "run_started", name=folder.name, folder=str(folder), stages=stages, seed=recipe.seed,
-            runtime=recipe.runtime.mode, threads=threads,
+            "run_started", name=folder.name, folder=str(folder), seed=plan.seed, runtime=plan.runtime.mode,
+            stages=[{"name": s.name, "kind": s.kind, "steps": s.steps} for s in plan.stages], threads=num_threads(plan.runtime),
         )  # fmt: skip
-        stop = threading.Event()
-        specialist = Specialist(plan, data, folder, log, stop.is_set)
+        specialist = Specialist(plan, start.data, folder, log, stop.is_set, start.checkpoint)
         code = 1
         try:
-            with ray_runtime(recipe.runtime):
+            with ray_runtime(plan.runtime):
                 code = _train(specialist, log, stop)
         finally:
-            summary = _summary(specialist, recipe, code, time.perf_counter() - start)
+            summary = _summary(specialist, code, log.elapsed_s())
             log.summary(summary)
-            if manifest := specialist.run_manifest():
+            if manifest := specialist.records.run_manifest():
                 write_manifest(folder, manifest)
         if code == 0:
             log.event("run_finished", wall_s=summary["wall_s"])
@@ -96,6 +126,7 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         engine=recipe.engine,
         runtime=recipe.runtime,
         evaluation=recipe.evaluation,
+        checkpoints=recipe.checkpoints,
         recipe_hash=hashlib.sha256(texts.encode()).hexdigest()[:32],
     )
 
@@ -180,16 +211,21 @@ def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
     try:
         asyncio.run(_train_with_workers(specialist, log, stop))
     except (InterruptedRun, KeyboardInterrupt, asyncio.CancelledError):
-        log.event("interrupted", kept=str(specialist.last) if specialist.last else None)
+        log.event("interrupted", **_what_next(specialist))
         return 130
     except (ScoringFailedError, TimeoutError, FloatingPointError, WorkerDiedError) as error:
-        log.event("failed", error=str(error), kept=str(specialist.last) if specialist.last else None)
+        log.event("failed", error=str(error), **_what_next(specialist))
         return 1
     except Exception as error:  # the user's mistake, or ours: `main` tells which
         text = str(error) if isinstance(error, UserError) else repr(error)
-        log.event("failed", error=text, kept=str(specialist.last) if specialist.last else None)
+        log.event("failed", error=text, **_what_next(specialist))
         raise
     return 0
+
+
+def _what_next(specialist: Specialist) -> dict[str, str | None]:
+    kept = specialist.records.last
+    return {"kept": str(kept) if kept else None, "resume": f"{_command('polymath')} resume {specialist.folder}"}
 
 
 async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threading.Event) -> None:
@@ -213,39 +249,37 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
         await asyncio.gather(*(worker.close() for worker in workers.rollouts))
 
 
-def _summary(specialist: Specialist, recipe: Recipe, code: int, wall_s: float) -> dict[str, Any]:
+def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]:
     """`eval.before` is the last evaluation before the first GRPO stage, `eval.after` the last one of all."""
-    rl_stages = {s.name for s in recipe.stages if isinstance(s, GrpoConfig)}
-    supervised = [e for stage, e in specialist.evaluations if stage not in rl_stages]
-    reinforced = [e for stage, e in specialist.evaluations if stage in rl_stages]
+    progress = specialist.progress
+    rl_stages = {s.name for s in specialist.plan.stages if isinstance(s, GrpoConfig)}
+    supervised = [e for e in progress.evaluations if e["stage"] not in rl_stages]
+    reinforced = [e for e in progress.evaluations if e["stage"] in rl_stages]
+    last = specialist.records.last
     return {
         "status": {0: "done", 1: "failed", 130: "interrupted"}[code],
-        "seed": recipe.seed,
+        "seed": specialist.plan.seed,
         "eval": {
             "before": _figures(supervised[-1]) if supervised else None,
             "after": _figures(reinforced[-1]) if reinforced else None,
-            "stages": [{"stage": stage, **e.as_dict()} for stage, e in specialist.evaluations],
+            "stages": progress.evaluations,
         },
-        "checkpoint": str(specialist.last) if specialist.last else None,
+        "checkpoint": str(last) if last else None,
         "wall_s": wall_s,
-        "tokens_per_s": specialist.grpo_tokens / specialist.grpo_s if specialist.grpo_s else None,
+        "tokens_per_s": progress.grpo_tokens / progress.grpo_s if progress.grpo_s else None,
     }
 
 
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "accuracy": evaluation.accuracy,
-        "num_tasks": evaluation.num_tasks,
-        "mean_completion_tokens": evaluation.mean_completion_tokens,
-    }
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: evaluation[key] for key in ("accuracy", "num_tasks", "mean_completion_tokens")}
 
 
 def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) -> None:
     folder = specialist.folder
     rows = [json.loads(line) for name in ("metrics", "events") for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     samples = []
-    if specialist.evaluations:
-        members = [m for g in specialist.evaluations[-1][1].groups for m in g.members]
+    if specialist.last_evaluation is not None:
+        members = [m for g in specialist.last_evaluation.groups for m in g.members]
         for correct in (True, False):
             found = next((m for m in members if is_correct(m.reward, specialist.primary) is correct), None)
             if found is not None:
@@ -262,7 +296,7 @@ def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) ->
     print_closing(
         console,
         folder=folder,
-        stages=[(stage, e.as_dict()) for stage, e in specialist.evaluations],
+        stages=[(e["stage"], e) for e in specialist.progress.evaluations],
         metrics=rows,
         samples=samples,
         wall_s=summary["wall_s"],

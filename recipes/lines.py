@@ -39,6 +39,11 @@ class Progress:
             self.stages = [str(s.get("name")) for s in row.get("stages") or ()]
         elif event == "stage_started":
             self._enter(str(row.get("stage")), str(row.get("kind", "")), int(row.get("steps") or 0), row)
+        elif event == "resumed":
+            self._enter(str(row.get("stage")), str(row.get("kind", "")), int(row.get("steps") or 0), row)
+            self.step = int(row.get("step") or 0)
+            self._marks.clear()
+            self._marks.append((self.step, float(row.get("elapsed_s") or 0.0)))
 
     def left_s(self, since_last_row_s: float = 0.0) -> float | None:
         """Seconds until the stage's last step; None while unknown."""
@@ -142,12 +147,18 @@ def _engine(row: Row, progress: Progress) -> str:
 
 
 def _interrupted(row: Row, progress: Progress) -> str:
-    return f"interrupted; kept {row['kept']}" if row.get("kept") else "interrupted; there was no checkpoint yet"
+    kept = f"kept {row['kept']}" if row.get("kept") else "there was no checkpoint yet"
+    return f"interrupted; {kept}{_how_to_go_on(row)}"
 
 
 def _failed(row: Row, progress: Progress) -> str:
     kept = f"; kept {row['kept']}" if row.get("kept") else ""
-    return f"failed: {_ends(row['error'])}{kept}; events.jsonl in the run's folder has the whole error"
+    whole = "; events.jsonl in the run's folder has the whole error"
+    return f"failed: {_ends(row['error'])}{kept}{whole}{_how_to_go_on(row)}"
+
+
+def _how_to_go_on(row: Row) -> str:
+    return f"; go on with: {row['resume']}" if row.get("resume") else ""
 
 
 def _ends(error: str) -> str:
@@ -169,6 +180,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "data": lambda row, _: f"data: {row['num_train']} training tasks, {row['num_held_out']} held out",
     "model": lambda row, _: f"model: {row['num_parameters']:,} parameters, vocabulary of {row['vocab_size']}",
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
+    "resumed": lambda row, _: f"resumed in stage {row['stage']} after step {row['step']} of {row['steps']}",
     "stage_finished": lambda row, _: f"stage {row['stage']} finished in {duration(row['wall_s'])}",
     "engine": _engine,
     "evaluation": _evaluation,

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,31 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """A hash of the settings that decide what is trained; not of the name, the runtime and the evaluation."""
-    values = recipe.model_dump(mode="json", exclude={"name", "description", "runtime", "evaluation"})
+    """A hash of the settings that decide what is trained; those that `is_free` names are left out."""
+    values = {".".join(key): value for key, value in leaves(recipe.model_dump(mode="json")) if not is_free(key)}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+FREE = ("name", "description", "runtime", "evaluation", "checkpoints")
+FREE_OF_STAGES = ("eval_every", "save_every")
+
+
+def is_free(key: Sequence[str]) -> bool:
+    """Whether a setting may change without changing what is trained, when a run is resumed for one."""
+    return key[0] in FREE or (key[0] == "stages" and key[-1] in FREE_OF_STAGES)
+
+
+def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every setting of a dumped recipe with its full key; places in lists are numbers.
+
+    >>> list(leaves({"a": [{"b": 1}], "c": {}}))
+    [(('a', '0', 'b'), 1), (('c',), {})]
+    """
+    below = list(enumerate(value)) if isinstance(value, list) else list(value.items()) if isinstance(value, dict) else []
+    for name, child in below:
+        yield from leaves(child, (*key, str(name)))
+    if not below:
+        yield key, value
 
 
 def shipped() -> dict[str, Path]:

@@ -15,7 +15,16 @@ from pydantic_core import PydanticCustomError
 
 from recipes.tree import Key, did_you_mean, dotted, show
 from rewards.config import RewardConfig
-from rl.config import EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig, SamplingConfig
+from rl.config import (
+    CheckpointConfig,
+    EngineConfig,
+    EvalConfig,
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    SamplingConfig,
+)
 from specialists.config import DataConfig, SftConfig, SourceConfig
 from specialists.generators import GENERATORS, REASONING_GYM
 
@@ -43,6 +52,7 @@ class Recipe(BaseModel):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
     evaluation: EvalConfig = Field(default_factory=EvalConfig)
+    checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

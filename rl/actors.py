@@ -62,8 +62,8 @@ class TrainerActor:
     async def publish(self) -> list[ray.ObjectRef]:
         return [ray.put(await self.worker.publish())]  # in a list, so that the caller gets the reference, not the weights
 
-    async def save(self, folder: Path) -> None:
-        await self.worker.save(folder)
+    async def save(self, folder: Path, *, with_state: bool) -> None:
+        await self.worker.save(folder, with_state=with_state)
 
 
 class RolloutActor:
@@ -156,8 +156,9 @@ class RayTrainer:
     async def publish(self) -> Any:
         return await _answer(self.actor.publish.remote(), self.timeout_s, "the trainer to publish its weights")
 
-    async def save(self, folder: Path) -> None:
-        await _answer(self.actor.save.remote(folder.resolve()), self.timeout_s, f"the trainer to save {folder}")
+    async def save(self, folder: Path, *, with_state: bool) -> None:
+        saved = self.actor.save.remote(folder.resolve(), with_state=with_state)
+        await _answer(saved, self.timeout_s, f"the trainer to save {folder}")
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,19 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON atomically: readers see the old file or the whole new one."""
+def write_text(path: Path, text: str) -> None:
+    """Writes atomically: readers see the old file or the whole new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -104,14 +108,31 @@ def point_at(link: Path, target_name: str) -> None:
     temporary.replace(link)
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """N of `checkpoints/step-N`."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run's folder, oldest first."""
+    found = [p for p in (run / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=checkpoint_step)
+
+
 def last_checkpoint(run: Path) -> Path:
     """The newest checkpoint of a run's folder; a folder that is itself a model is returned as it is."""
     if (run / "config.json").is_file():
         return run
-    steps = [p for p in (run / "checkpoints").glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    if not steps:
+    found = checkpoints(run)
+    if not found:
         raise UserError(f"{run}: neither a model folder (no config.json) nor a run with a checkpoint")
-    return max(steps, key=lambda p: int(p.name.removeprefix("step-")))
+    return found[-1]
+
+
+def remove_leftovers(run: Path) -> None:
+    """Removes what a killed run left half-written beside its checkpoints."""
+    for path in (run / "checkpoints").glob(".*"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _sync(path: Path) -> None:

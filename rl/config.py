@@ -95,7 +95,7 @@ class GrpoConfig:
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     microbatch_tokens: PositiveInt = 8192
     eval_every: CountInt = 0  # steps; 0: only before and after
-    save_every: CountInt = 0  # steps; 0: only at the end
+    save_every: CountInt = 20  # steps between checkpoints to resume from; 0: only at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,15 @@ class RuntimeConfig:
     num_reward_workers: PositiveInt = 1
     num_threads: PositiveInt | None = None  # of each worker's tensor operations; null: the machine's cores
     timeout_s: PositiveFloat = 600.0  # the longest wait for any single answer of a worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Which checkpoints inside a stage stay on disk. The one that ends a stage always does."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    keep_last: PositiveInt = 2  # newest ones, which a run resumes from
+    keep_best: CountInt = 1  # with the highest held-out accuracy; a new best is saved as soon as it is measured
 
 
 @dataclass(frozen=True, kw_only=True)

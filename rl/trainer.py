@@ -22,6 +22,7 @@ from rl.head import token_logprobs
 from rl.losses.base import LossFn
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
+from rl.training_state import load_training_state, save_training_state
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class Trainer:
         temperature: float = 1.0,
     ) -> None:
         self.policy: Policy = load_policy(folder, model)
+        self.model_config = model
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.max_grad_norm = optimizer.max_grad_norm
         self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
-        self.version = 0
+        self.version = self.reference_version = 0
         self.reference_refresh_steps = reference_refresh_steps
         self.reference = self._frozen_copy() if reference_refresh_steps is not None else None
 
@@ -89,15 +91,30 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         if self.reference is not None and self.reference_refresh_steps and self.version % self.reference_refresh_steps == 0:
-            self.reference = self._frozen_copy()
+            self.reference, self.reference_version = self._frozen_copy(), self.version
         return {"grad_norm": float(grad_norm), "lr": float(lr)}
 
     def publish(self) -> Weights:
         """A copy of the weights as they are now, for engines to pull."""
         return Weights(self.version, self.policy.weights())
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, with_state: bool) -> None:
+        """Writes the model, and with the state all that `load_state` needs to go on from here."""
         self.policy.save(folder)
+        if with_state:
+            refreshed = self.reference is not None and self.reference_version > 0
+            reference = self.reference.weights() if refreshed and self.reference is not None else None
+            extra = {"version": self.version, "reference_version": self.reference_version, "reference": reference}
+            save_training_state(folder, self.optimizer, self.schedule, extra)
+
+    def load_state(self, folder: Path) -> None:
+        """Goes on from a checkpoint that `save` wrote with its state; this trainer was made from the stage's first model."""
+        self.policy.load_weights(load_policy(folder, self.model_config).weights())
+        extra = load_training_state(folder, self.optimizer, self.schedule)
+        self.version, self.reference_version = extra["version"], extra["reference_version"]
+        if extra["reference"] is not None:
+            assert self.reference is not None, "the recipe that was saved had a reference"
+            self.reference.load_weights(extra["reference"])
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> Tensor | None:

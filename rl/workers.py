@@ -42,11 +42,12 @@ class TrainerSpec:
     model: ModelConfig
     optimizer: OptimizerConfig
     stage: GrpoConfig
+    resume_from: str | None = None  # a checkpoint with the trainer's state; `folder` is then still the stage's first model
 
     def build(self) -> Trainer:
         stage = self.stage
         loss = GrpoLoss(stage.clip, stage.kl_coef, stage.off_policy_threshold, stage.sampling.temperature)
-        return Trainer(
+        trainer = Trainer(
             self.folder,
             self.model,
             self.optimizer,
@@ -56,6 +57,9 @@ class TrainerSpec:
             reference_refresh_steps=stage.reference_refresh_steps if stage.kl_coef > 0 else None,
             temperature=stage.sampling.temperature,
         )
+        if self.resume_from is not None:
+            trainer.load_state(Path(self.resume_from))
+        return trainer
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class TrainerHandle(Protocol):
         """The current weights in the form that RolloutHandle.pull takes: themselves, or a reference to them."""
         ...
 
-    async def save(self, folder: Path) -> None: ...
+    async def save(self, folder: Path, *, with_state: bool) -> None:
+        """Writes the model; with its state where training is to go on from there."""
+        ...
 
 
 class RolloutHandle(Protocol):
@@ -188,8 +194,10 @@ class InlineTrainer:
     async def publish(self) -> Any:
         return await in_thread(self.trainer.publish, self.timeout_s, "the trainer to publish its weights")
 
-    async def save(self, folder: Path) -> None:
-        await in_thread(lambda: self.trainer.save(folder), self.timeout_s, f"the trainer to save {folder}")
+    async def save(self, folder: Path, *, with_state: bool) -> None:
+        await in_thread(
+            lambda: self.trainer.save(folder, with_state=with_state), self.timeout_s, f"the trainer to save {folder}"
+        )
 
 
 class InlineRollouts:

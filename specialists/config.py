@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rl.config import FORBID_EXTRA, OptimizerConfig, PositiveFloat, PositiveInt, Share
+from rl.config import FORBID_EXTRA, CountInt, OptimizerConfig, PositiveFloat, PositiveInt, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +60,5 @@ class SftConfig:
     mixture: Mapping[str, PositiveFloat] = field(default_factory=dict)  # share of each style; empty: the data as it is
     max_length: PositiveInt = 1024  # tokens; a longer demonstration is an error, never cut
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
-    logging_steps: PositiveInt = 10
+    save_every: CountInt = 200  # steps between checkpoints to resume from; 0: only at the end
     evaluate: bool = True  # held-out accuracy after this stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from rl.workers import TrainerHandle
 from specialists.data import TaskSampler
 
 Metrics = dict[str, float]
+
+
+# Gets the step, the tasks taken so far, the metrics and the groups.
+AfterStep: TypeAlias = Callable[[int, int, Metrics, Sequence[TrajectoryGroup]], Awaitable[None]]
 
 
 class ScoringFailedError(RuntimeError):
@@ -32,15 +37,14 @@ class GrpoLoop:
     trainer: TrainerHandle
     crew: Crew
     tasks: TaskSampler
+    first_step: int = 0  # steps that are done already
 
-    async def run(
-        self, after_step: Callable[[int, Metrics, Sequence[TrajectoryGroup]], Awaitable[None]], stopped: Callable[[], bool]
-    ) -> None:
-        """Takes `stage.steps` steps; each waits for its rollouts, then their scores, then the trainer, then the engines.
+    async def run(self, after_step: AfterStep, stopped: Callable[[], bool]) -> None:
+        """Takes the stage's steps that are left; each waits for its rollouts, their scores, the trainer, then the engines.
 
         Ends after the step in which `stopped` turns true.
         """
-        for step in range(1, self.stage.steps + 1):
+        for step in range(self.first_step + 1, self.stage.steps + 1):
             start = time.perf_counter()
             groups = await self.crew.groups(self._requests())
             rollout_s = time.perf_counter() - start
@@ -54,7 +58,7 @@ class GrpoLoop:
                 metrics["publish_s"] = time.perf_counter() - published
             metrics |= {"rollout_s": rollout_s, "step_s": time.perf_counter() - start}
             metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / metrics["rollout_s"]
-            await after_step(step, metrics, groups)
+            await after_step(step, self.tasks.cursor, metrics, groups)
             if stopped():
                 return
 

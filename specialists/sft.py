@@ -16,7 +16,7 @@ from specialists.config import SftConfig
 
 @dataclass(frozen=True)
 class SftJob:
-    """Reads the model in `source`, trains it on the demonstrations in their order, writes it to `target`."""
+    """Reads the model in `source`, trains it on the demonstrations in their order, writes model folders `TARGET-STEP`."""
 
     source: str
     target: str
@@ -25,9 +25,15 @@ class SftJob:
     stage: SftConfig
     demonstrations: Sequence[Demonstration]  # stage.steps * stage.batch_size, in training order
     seed: int
+    resume_from: str | None = None  # a checkpoint of this stage, with the trainer's state, `first_step` steps into it
+    first_step: int = 0
 
     def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
-        """Trains and saves; reports {"step", "loss", "lr", ...}. Returns the steps taken: fewer where it was stopped."""
+        """Trains until the end or a stop; returns the steps that are done.
+
+        Reports {"step", "loss", "lr", ...} for each step, and {"step", "saved": folder} for each model folder: every
+        `save_every` steps and at a stop, with the trainer's state; at the end of the stage, without.
+        """
         from specialists.trl_trainer import train
 
         return train(self, report, stopped)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from rewards.errors import UserError
 from rewards.plugin import RewardSource
 from rewards.score import part_names
 from rl.chat import ChatFormat
-from rl.checkpoint import Manifest, atomic_folder, last_checkpoint, point_at, write_manifest
+from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, evaluate
-from rl.config import EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
+from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from rl.policy import init_policy
 from rl.runlog import RunLog
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
@@ -30,10 +30,11 @@ from rl.workers import EngineSpec, TrainerSpec, Workers
 from specialists.config import DataConfig, SftConfig
 from specialists.data import Data, TaskSampler, pick_demonstrations
 from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
+from specialists.progress import Progress
+from specialists.records import Records
 from specialists.sft import SftJob
 
 START = "start"  # names the evaluation of a model that the run began with
-PACKAGES = ("torch", "transformers", "trl", "ray", "datasets")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Plan:
     engine: EngineConfig
     runtime: RuntimeConfig
     evaluation: EvalConfig
+    checkpoints: CheckpointConfig
     recipe_hash: str
 
 
@@ -59,19 +61,26 @@ class InterruptedRun(Exception):
 
 
 class Specialist:
-    """One run. State: the newest checkpoint, the count of updates, the evaluations so far.
+    """One run. `progress` is its state; with `resumed_from`, a checkpoint of this run, it goes on from there.
 
     `stopped` is asked after every step; once it says true, the run saves and raises InterruptedRun.
     """
 
-    def __init__(self, plan: Plan, data: Data, folder: Path, log: RunLog, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data,
+        folder: Path,
+        log: RunLog,
+        stopped: Callable[[], bool],
+        resumed_from: Path | None = None,
+    ) -> None:
         self.plan, self.data, self.folder, self.log, self.stopped = plan, data, folder, log, stopped
         self.primary = part_names(plan.rewards)[0] if plan.rewards else ""
-        self.global_step = 0
-        self.evaluations: list[tuple[str, Evaluation]] = []
-        self.last: Path | None = None  # the newest checkpoint
-        self.grpo_tokens, self.grpo_s = 0.0, 0.0
-        self.tokenizer_fingerprint = ""
+        self.resumed_from = resumed_from
+        self.progress = Progress.read(resumed_from) if resumed_from is not None else Progress()
+        self.records = Records(folder, log, plan.checkpoints, _manifest(plan, data))
+        self.last_evaluation: Evaluation | None = None
         self._workers: Workers | None = None
 
     @property
@@ -80,23 +89,43 @@ class Specialist:
         return self._workers
 
     async def train(self, workers: Workers) -> None:
-        """Runs every stage; each ends with a checkpoint."""
-        self._workers = workers
+        """Runs every stage that is not done; each ends with a checkpoint."""
+        self._workers, progress, stages = workers, self.progress, self.plan.stages
+        model = await self._begin() if self.resumed_from is None else self._go_on(self.resumed_from)
+        for index in range(progress.stage, len(stages)):
+            stage, start = stages[index], time.perf_counter()
+            if index > progress.stage or not progress.source:
+                progress.enter(index, _address(model))
+            if progress.step == 0:
+                self.log.event("stage_started", stage=stage.name, kind=stage.kind, steps=stage.steps)
+            model = await (self._supervised(stage) if isinstance(stage, SftConfig) else self._grpo(stage))
+            if self.stopped():
+                raise InterruptedRun
+            self.log.event("stage_finished", stage=stage.name, wall_s=time.perf_counter() - start)
+
+    async def _begin(self) -> Path:
         counts = {"num_train": len(self.data.train), "num_held_out": len(self.data.held_out)}
         self.log.event("data", **counts, num_demonstrations=len(self.data.demonstrations), hash=self.data.hash)
         model = self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
-        for stage in self.plan.stages:
-            self.log.event("stage_started", stage=stage.name, kind=stage.kind, steps=stage.steps)
-            start = time.perf_counter()
-            if isinstance(stage, SftConfig):
-                model = await self._supervised(stage, model)
-            else:
-                model = await self._grpo(stage, model)
-            if self.stopped():
-                raise InterruptedRun
-            self.log.event("stage_finished", stage=stage.name, wall_s=time.perf_counter() - start)
+        return model
+
+    def _go_on(self, checkpoint: Path) -> Path:
+        """Takes the run up where the checkpoint left it, in the middle of a stage or at its end."""
+        progress = self.progress
+        stage = self.plan.stages[progress.stage]
+        self._adopt(load_tokenizer(checkpoint, trust_remote_code=self.plan.model.trust_remote_code))
+        self.records.saved(checkpoint, stage.name if progress.global_step else "init")
+        self.log.event(
+            "resumed",
+            stage=stage.name,
+            kind=stage.kind,
+            step=progress.step,
+            steps=stage.steps,
+            global_step=progress.global_step,
+        )
+        return checkpoint
 
     # ---- stages
 
@@ -116,84 +145,107 @@ class Specialist:
         self._adopt(tokenizer)
         policy = init_policy(model.init, tokenizer, model, seed=self.plan.seed)
         self.log.event("model", num_parameters=sum(p.numel() for p in policy.model.parameters()), vocab_size=len(tokenizer))
-        return self._checkpoint("init", (), policy.save)
+        with self.records.checkpoint(self.progress, "init", ()) as target:
+            policy.save(target)
+        return self._last_checkpoint()
 
     def _adopt(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """The tokenizer stays the same through all stages."""
-        self.tokenizer_fingerprint = fingerprint(tokenizer)
+        self.records.manifest = dataclasses.replace(self.records.manifest, tokenizer_fingerprint=fingerprint(tokenizer))
         self._check_prompts(tokenizer)
 
-    async def _supervised(self, stage: SftConfig, source: Path) -> Path:
-        seed = f"{self.plan.seed}/{stage.name}"
-        count = stage.steps * stage.batch_size
-        target = self.folder / "checkpoints" / f".{stage.name}.work"
-        job = SftJob(
-            source=_address(source),
-            target=str(target.resolve()),
-            model=self.plan.model,
-            optimizer=stage.optimizer or self.plan.optimizer,
-            stage=stage,
-            demonstrations=list(pick_demonstrations(self.data.train, stage.mixture, count, seed)),
-            seed=self.plan.seed,
-        )
-        first = self.global_step
+    async def _supervised(self, stage: SftConfig) -> Path:
+        """Trains what is left of the stage; the job's model folders become checkpoints as it reports them."""
+        progress = self.progress
+        first = progress.global_step - progress.step
+        if progress.step < stage.steps:
+            count = stage.steps * stage.batch_size
+            job = SftJob(
+                source=progress.source,
+                target=str((self.folder / "checkpoints" / f".{stage.name}").resolve()),
+                model=self.plan.model,
+                optimizer=stage.optimizer or self.plan.optimizer,
+                stage=stage,
+                demonstrations=list(pick_demonstrations(self.data.train, stage.mixture, count, self._seed(stage))),
+                seed=self.plan.seed,
+                resume_from=self._resume_from(),
+                first_step=progress.step,
+            )
 
-        def report(event: dict[str, Any]) -> None:
-            values = dict(event)
-            step = int(values.pop("step"))
-            self.log.metrics(stage.name, step, first + step, values)
+            def report(event: dict[str, Any]) -> None:
+                values = dict(event)
+                step = int(values.pop("step"))
+                progress.step, progress.global_step = step, first + step
+                if work := values.pop("saved", None):
+                    with self.records.checkpoint(progress, stage.name, (progress.source,)) as folder:
+                        _move(Path(work), folder)
+                else:
+                    self.log.metrics(stage.name, step, first + step, values)
 
-        self.global_step += await self.workers.trainer.run_job(job, report, self.stopped)
-        checkpoint = self._checkpoint(stage.name, (source,), lambda folder: _move_into(target, folder))
+            await self.workers.trainer.run_job(job, report, self.stopped)
+        checkpoint = self._last_checkpoint()
         if stage.evaluate and self.plan.rewards and not self.stopped():
             await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
         return checkpoint
 
-    async def _grpo(self, stage: GrpoConfig, source: Path) -> Path:
-        trainer = self.workers.trainer
+    async def _grpo(self, stage: GrpoConfig) -> Path:
+        progress, trainer = self.progress, self.workers.trainer
+        if progress.step == stage.steps:
+            return self._last_checkpoint()
         optimizer = stage.optimizer or self.plan.optimizer
-        await trainer.open(TrainerSpec(_address(source), self.plan.model, optimizer, stage))
-        crew = await self._crew(source)
-        first = saved = self.global_step
-        checkpoint = source
+        resume_from = self._resume_from()
+        await trainer.open(TrainerSpec(progress.source, self.plan.model, optimizer, stage, resume_from))
+        crew = await self._crew(Path(resume_from or progress.source))
+        if resume_from is not None:
+            await crew.pull(await trainer.publish())  # the same weights, under their version
+        first, saved = progress.global_step - progress.step, progress.global_step
 
         async def save() -> None:
-            nonlocal checkpoint, saved
-            target = self._checkpoint_path()
-            with atomic_folder(target) as temporary:
-                await trainer.save(temporary)
-                write_manifest(temporary, self._manifest(stage.name, (source,)))
-            checkpoint, saved = self._saved(target, stage.name), self.global_step
+            nonlocal saved
+            with self.records.checkpoint(progress, stage.name, (progress.source,)) as folder:
+                await trainer.save(folder, with_state=progress.step < stage.steps)
+            saved = progress.global_step
 
-        async def after_step(step: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
-            self.global_step = first + step
-            self.grpo_tokens += metrics["num_sampled_tokens"]
-            self.grpo_s += metrics["step_s"]
-            self.log.metrics(stage.name, step, self.global_step, metrics)
+        async def after_step(step: int, cursor: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
+            progress.step, progress.global_step, progress.cursor = step, first + step, cursor
+            progress.grpo_tokens += metrics["num_sampled_tokens"]
+            progress.grpo_s += metrics["step_s"]
+            self.log.metrics(stage.name, step, progress.global_step, metrics)
             self._log_failures(stage.name, step, groups)
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
-            last = step == stage.steps
+            last, is_best = step == stage.steps, False
             if (last or _is_due(step, stage.eval_every)) and not self.stopped():
-                await self._evaluate(crew, stage.name, step, final=last)
-            if _is_due(step, stage.save_every):
+                is_best = await self._evaluate(crew, stage.name, step, final=last)
+            if is_best or _is_due(step, stage.save_every):
                 await save()
 
-        tasks = self._tasks_of(stage)
+        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, self._tasks_of(stage, progress.cursor), progress.step)
         try:
-            await GrpoLoop(stage, self.plan.seed, trainer, crew, tasks).run(after_step, self.stopped)
+            await loop.run(after_step, self.stopped)
         except Exception:
-            if self.global_step > saved:  # a worker or a reward failed, not the trainer: what was learned is kept
+            if progress.global_step > saved:  # a worker or a reward failed, not the trainer: what was learned is kept
                 try:
                     await save()
                 except Exception as failure:  # noqa: BLE001 - the first failure is the one to raise
                     self.log.event("save_failed", stage=stage.name, error=repr(failure))
             raise
-        if self.global_step > saved:
+        if progress.global_step > saved:
             await save()
-        return checkpoint
+        return self._last_checkpoint()
 
-    def _tasks_of(self, stage: GrpoConfig) -> TaskSampler:
-        return TaskSampler([e.task for e in self.data.train], f"{self.plan.seed}/{stage.name}")
+    def _resume_from(self) -> str | None:
+        """The checkpoint that holds the state of the running stage; None at the stage's beginning."""
+        return _address(self._last_checkpoint()) if self.progress.step else None
+
+    def _last_checkpoint(self) -> Path:
+        assert self.records.last is not None, "a stage ends with a checkpoint"
+        return self.records.last
+
+    def _seed(self, stage: SftConfig | GrpoConfig) -> str:
+        return f"{self.plan.seed}/{stage.name}"
+
+    def _tasks_of(self, stage: GrpoConfig, cursor: int = 0) -> TaskSampler:
+        return TaskSampler([e.task for e in self.data.train], self._seed(stage), cursor)
 
     def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Every prompt that the run will sample from must leave room in the engine; said before anything is trained."""
@@ -218,58 +270,28 @@ class Specialist:
         self.log.event("engine", batch_invariant=found[0].batch_invariant, reason=found[0].reason)
         return Crew(workers.rollouts, workers.rewards, self.primary)
 
-    async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> None:
-        """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary."""
-        config = self.plan.evaluation
+    async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> bool:
+        """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary. True for a new best."""
+        progress, config = self.progress, self.plan.evaluation
         tasks = self.data.held_out[: config.num_tasks if final else config.num_tasks_during]
         result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed)
-        self.log.event("evaluation", stage=stage, step=step, global_step=self.global_step, final=final, **result.as_dict())
+        self.log.event("evaluation", stage=stage, step=step, global_step=progress.global_step, final=final, **result.as_dict())
         if result.num_failed == len(tasks) * config.num_samples:
             failed = result.groups[0].members[0].reward.error
             raise ScoringFailedError(f"evaluation after {stage}: no completion could be scored; the first failure:\n{failed}")
+        self.last_evaluation = result
         if final:
-            self.evaluations.append((stage, result))
+            progress.evaluations.append({"stage": stage, **result.as_dict()})
+        return self._rank(result.accuracy)
+
+    def _rank(self, accuracy: float) -> bool:
+        """Places the model among the best so far; among equals the newer one comes first. True when it leads."""
+        entry = (accuracy, self.progress.global_step)
+        best = sorted([*self.progress.best, entry], reverse=True)[: self.plan.checkpoints.keep_best]
+        self.progress.best = best
+        return bool(best) and best[0] == entry
 
     # ---- records
-
-    def _checkpoint_path(self) -> Path:
-        return self.folder / "checkpoints" / f"step-{self.global_step}"
-
-    def _checkpoint(self, stage: str, parents: Sequence[Path], fill: Callable[[Path], None]) -> Path:
-        """Writes checkpoints/step-N atomically; `fill` puts the model into the folder it is given."""
-        target = self._checkpoint_path()
-        with atomic_folder(target) as temporary:
-            fill(temporary)
-            write_manifest(temporary, self._manifest(stage, parents))
-        return self._saved(target, stage)
-
-    def _saved(self, target: Path, stage: str) -> Path:
-        point_at(target.parent / "last", target.name)
-        self.last = target
-        self.log.event("checkpoint", stage=stage, path=str(target), global_step=self.global_step)
-        return target
-
-    def _manifest(self, stage: str, parents: Sequence[Path]) -> Manifest:
-        plan = self.plan
-        return Manifest(
-            name=plan.name,
-            stage=stage,
-            step=self.global_step,
-            domain=plan.domain,
-            model=plan.model.path or f"init:{plan.model.init.architecture if plan.model.init else ''}",
-            tokenizer_fingerprint=self.tokenizer_fingerprint,
-            parents=[str(p) for p in parents],
-            recipe_hash=plan.recipe_hash,
-            data_hash=self.data.hash,
-            seed=plan.seed,
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        )
-
-    def run_manifest(self) -> Manifest | None:
-        """The run's own manifest: its newest checkpoint's, with that checkpoint as parent."""
-        if self.last is None:
-            return None
-        return self._manifest("run", (self.last,))
 
     def _log_failures(self, stage: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
         failed = [m for g in groups for m in g.members if m.reward.error is not None]
@@ -301,7 +323,21 @@ def _sample(groups: Sequence[TrajectoryGroup]) -> dict[str, object]:
     }
 
 
-def _move_into(source: Path, folder: Path) -> None:
+def _move(source: Path, folder: Path) -> None:
     for path in source.iterdir():
         path.rename(folder / path.name)
     source.rmdir()
+
+
+def _manifest(plan: Plan, data: Data) -> Manifest:
+    """What all manifests of the run have in common."""
+    return Manifest(
+        name=plan.name,
+        stage="",
+        step=0,
+        domain=plan.domain,
+        model=plan.model.path or f"init:{plan.model.init.architecture if plan.model.init else ''}",
+        recipe_hash=plan.recipe_hash,
+        data_hash=data.hash,
+        seed=plan.seed,
+    )

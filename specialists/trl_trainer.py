@@ -6,6 +6,7 @@ Called by `SftJob.run` in the process that trains.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
@@ -21,6 +23,7 @@ from rewards.task import Demonstration
 from rl.chat import ChatFormat
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
+from rl.training_state import load_training_state, save_training_state
 from rl.workers import Event
 from specialists.sft import SftJob
 
@@ -28,33 +31,35 @@ IGNORED = -100  # label of tokens without loss
 
 
 def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
-    """Runs the job and returns the steps taken; what was learned until a stop is saved too."""
-    policy = load_policy(job.source, job.model)
+    """Runs the job and returns the steps done; what was learned until a stop is saved too."""
+    policy = load_policy(job.resume_from or job.source, job.model)
+    optimizer, schedule = build_optimizer(policy.model, job.optimizer, job.stage.steps)
+    recorder = _Recorder(job, policy, optimizer, schedule, report, stopped)
+    rows = job.demonstrations[job.first_step * job.stage.batch_size :]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=policy.model,
             args=_arguments(job, policy, scratch),
-            train_dataset=encode(job.demonstrations, policy.chat, job.stage.max_length),
+            train_dataset=encode(rows, policy.chat, job.stage.max_length),
             processing_class=policy.tokenizer,
-            optimizers=build_optimizer(policy.model, job.optimizer, job.stage.steps),
-            callbacks=[_Reporter(report, stopped)],
+            optimizers=(optimizer, schedule),
+            callbacks=[recorder],
         )
         trainer.remove_callback(PrinterCallback)  # it would print every log
         trainer.train()
-    policy.save(Path(job.target))
-    return int(trainer.state.global_step)
+    return recorder.step
 
 
 def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
     arguments = SFTConfig(
         output_dir=scratch,
-        max_steps=job.stage.steps,
+        max_steps=job.stage.steps - job.first_step,
         per_device_train_batch_size=job.stage.batch_size,
         train_sampling_strategy="sequential",  # the rows are in training order already
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         max_grad_norm=job.optimizer.max_grad_norm,
-        logging_steps=job.stage.logging_steps,
+        logging_steps=1,
         bf16=policy.dtype is torch.bfloat16,
         use_cpu=policy.device.type == "cpu",
         gradient_checkpointing=False,
@@ -87,19 +92,47 @@ def encode(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length
     return Dataset.from_list(rows)
 
 
-class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Hands TRL's logs over and stops the training when asked to."""
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    """Reports every step, saves when it is time, and stops the training when asked to.
 
-    def __init__(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> None:
+    TRL counts from 0 after a resume; `step` counts from the stage's beginning.
+    """
+
+    def __init__(
+        self,
+        job: SftJob,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        schedule: LambdaLR,
+        report: Callable[[Event], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.job, self.policy, self.optimizer, self.schedule = job, policy, optimizer, schedule
         self.report, self.stopped = report, stopped
+        self.step = job.first_step
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.job.resume_from is not None:  # here, since TRL has seeded the random generators by now
+            load_training_state(Path(self.job.resume_from), self.optimizer, self.schedule)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        if "loss" in logs:
-            names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "mean_token_accuracy": "token_accuracy"}
-            self.report({"step": state.global_step, **{ours: float(logs[k]) for k, ours in names.items() if k in logs}})
+        """Comes after every step, once its loss is known."""
+        if "loss" not in logs:
+            return
+        self.step = self.job.first_step + state.global_step
+        names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "mean_token_accuracy": "token_accuracy"}
+        self.report({"step": self.step, **{ours: float(logs[k]) for k, ours in names.items() if k in logs}})
+        every, over, stopping = self.job.stage.save_every, self.step == self.job.stage.steps, self.stopped()
+        if over or stopping or (every and self.step % every == 0):
+            self._save(with_state=not over)
+        control.should_training_stop = control.should_training_stop or stopping
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.stopped() and state.global_step < state.max_steps:
-            control.should_training_stop = True
+    def _save(self, *, with_state: bool) -> None:
+        folder = Path(f"{self.job.target}-{self.step}")
+        shutil.rmtree(folder, ignore_errors=True)
+        self.policy.save(folder)
+        if with_state:
+            save_training_state(folder, self.optimizer, self.schedule)
+        self.report({"step": self.step, "saved": str(folder)})

@@ -14,6 +14,7 @@ from recipes.schema import schema_text
 
 SURFACE = {
     "run": "RECIPE key=value* --dry-run --json --name",
+    "resume": "RUN key=value* --json",
     "eval": "RUN|MODEL RECIPE key=value* --json",
     "chat": "RUN|MODEL --effort{none,high} --max-tokens --temperature",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
@@ -49,7 +50,7 @@ def test_help_and_version_exit_0(words: list[str], capsys: pytest.CaptureFixture
 
 
 WRONG = {
-    "rn math": "error: rn: unknown command; allowed: run, eval, chat, recipes, doctor; did you mean run?",
+    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, recipes, doctor; did you mean run?",
     "--bogus": "error: unrecognized arguments: --bogus",
     "run": "error: the following arguments are required: RECIPE\n",
     "run math --bogus": "error: unrecognized arguments: --bogus",
@@ -167,10 +168,10 @@ def test_checking_imports_nothing_heavy(line: str, tmp_path: Path) -> None:
 
 
 def test_python_m_recipes_is_the_same_command() -> None:
-    command = [sys.executable, "-m", "recipes", "resume", "runs/x"]
+    command = [sys.executable, "-m", "recipes", "replay", "runs/x"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=FOLDER.parent, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: resume: ")
+    assert done.stderr.startswith("error: replay: ")
     assert "Traceback" not in done.stderr
 
 

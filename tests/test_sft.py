@@ -16,6 +16,7 @@ from rewards.errors import UserError
 from rewards.task import Demonstration, Message, Role, Task
 from rl.config import ModelConfig, OptimizerConfig
 from rl.policy import Policy, load_policy
+from rl.training_state import FILE as TRAINING_STATE
 from rl.workers import Event
 from specialists.config import SftConfig
 from specialists.sft import SftJob
@@ -30,15 +31,17 @@ def demonstration(i: int) -> Demonstration:
 
 
 def job_of(source: Path, target: Path, shown: Sequence[Demonstration], *, batch_size: int, **stage: object) -> SftJob:
-    settings = {"kind": "sft", "steps": len(shown) // batch_size, "batch_size": batch_size, "logging_steps": 1, **stage}
+    settings = {"kind": "sft", "steps": len(shown) // batch_size, "batch_size": batch_size, **stage}
     model = ModelConfig(path=str(source))
     return SftJob(str(source), str(target), model, ADAMW, SftConfig(**settings), shown, seed=0)  # type: ignore[arg-type]
 
 
-def run(job: SftJob, stopped: Callable[[], bool] = lambda: False) -> tuple[int, list[Event]]:
-    rows: list[Event] = []
-    num_steps = job.run(rows.append, stopped)
-    return num_steps, rows
+def run(job: SftJob, stopped: Callable[[], bool] = lambda: False) -> tuple[int, list[Event], dict[int, Path]]:
+    """The steps done, the rows of metrics, and the folders that were saved, by step."""
+    events: list[Event] = []
+    num_steps = job.run(events.append, stopped)
+    saved = {e["step"]: Path(e["saved"]) for e in events if "saved" in e}
+    return num_steps, [e for e in events if "saved" not in e], saved
 
 
 def mean_loss(policy: Policy, shown: Sequence[Demonstration]) -> float:
@@ -56,23 +59,24 @@ def mean_loss(policy: Policy, shown: Sequence[Demonstration]) -> float:
 def test_a_stage_learns_reports_and_saves(model_folder: Path, tmp_path: Path) -> None:
     shown = [demonstration(i % 4) for i in range(15 * 4)]
     job = pickle.loads(pickle.dumps(job_of(model_folder, tmp_path / "out", shown, batch_size=4)))  # as it travels
-    num_steps, rows = run(job)
+    num_steps, rows, folders = run(job)
     assert num_steps == job.stage.steps
     assert [row["step"] for row in rows] == list(range(1, 16))
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     assert rows[0]["lr"] == 1e-2
     assert all({"loss", "lr", "grad_norm"} <= row.keys() for row in rows)
-    saved = load_policy(tmp_path / "out", ModelConfig(path="-"))
+    assert list(folders) == [15]
+    saved = load_policy(folders[15], ModelConfig(path="-"))
     start = load_policy(model_folder, ModelConfig(path="-"))
     assert mean_loss(saved, shown[:4]) < 0.6 * mean_loss(start, shown[:4])
     assert saved.tokenizer.chat_template == start.tokenizer.chat_template
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is torch.float32
+    assert AutoModelForCausalLM.from_pretrained(folders[15]).dtype is torch.float32
 
 
 def test_the_first_loss_is_the_assistants_tokens_alone(model_folder: Path, tmp_path: Path) -> None:
     """Of demonstrations of different lengths, so that padding is there too; equal to a plain computation."""
     shown = [demonstration(i) for i in (1, 12345, 7, 678)]
-    _, rows = run(job_of(model_folder, tmp_path / "out", shown, batch_size=4))
+    _, rows, _ = run(job_of(model_folder, tmp_path / "out", shown, batch_size=4))
     policy = load_policy(model_folder, ModelConfig(path="-"))
     assert rows[0]["loss"] == pytest.approx(mean_loss(policy, shown), abs=1e-4)
 
@@ -81,7 +85,7 @@ def test_batches_come_in_the_datas_order(model_folder: Path, tmp_path: Path) -> 
     """With a vanishing learning rate every step's loss is that of its own demonstrations under the start's weights."""
     shown = [demonstration(i) for i in (3, 55555, 1, 424, 98, 7, 12, 31415)]
     job = job_of(model_folder, tmp_path / "out", shown, batch_size=2)
-    _, rows = run(replace(job, optimizer=replace(ADAMW, lr=1e-12)))
+    _, rows, _ = run(replace(job, optimizer=replace(ADAMW, lr=1e-12)))
     policy = load_policy(model_folder, ModelConfig(path="-"))
     expected = [mean_loss(policy, shown[i : i + 2]) for i in range(0, 8, 2)]
     assert len({round(e, 4) for e in expected}) == 4
@@ -98,9 +102,8 @@ def test_labels_are_the_assistants_tokens(policy: Policy) -> None:
 
 def test_the_same_job_gives_the_same_weights(model_folder: Path, tmp_path: Path) -> None:
     shown = [demonstration(i) for i in range(6)]
-    for name in ("a", "b"):
-        run(job_of(model_folder, tmp_path / name, shown, batch_size=2))
-    a, b = (load_policy(tmp_path / n, ModelConfig(path="-")).weights() for n in ("a", "b"))
+    ends = [run(job_of(model_folder, tmp_path / name, shown, batch_size=2))[2][3] for name in ("a", "b")]
+    a, b = (load_policy(end, ModelConfig(path="-")).weights() for end in ends)
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
@@ -108,7 +111,7 @@ def test_a_demonstration_that_is_too_long_is_the_users_error(model_folder: Path,
     shown = [demonstration(1), demonstration(10**30)]
     with pytest.raises(UserError, match=r"task t10+: its demonstration has \d+ tokens; allowed: max_length 30"):
         run(job_of(model_folder, tmp_path / "out", shown, batch_size=1, max_length=30))
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_stopping_ends_early_and_saves_what_was_learned(model_folder: Path, tmp_path: Path) -> None:
@@ -119,7 +122,24 @@ def test_stopping_ends_early_and_saves_what_was_learned(model_folder: Path, tmp_
         asked.append(None)
         return len(asked) >= 3
 
-    num_steps, rows = run(job_of(model_folder, tmp_path / "out", shown, batch_size=2), stopped)
+    num_steps, rows, folders = run(job_of(model_folder, tmp_path / "out", shown, batch_size=2), stopped)
     assert num_steps == 3
     assert [row["step"] for row in rows] == [1, 2, 3]
-    load_policy(tmp_path / "out", ModelConfig(path="-"))
+    assert (folders[3] / TRAINING_STATE).exists()
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, OptimizerConfig(lr=3e-3, schedule="cosine", warmup_steps=2)])
+def test_a_stage_resumed_in_its_middle_ends_in_the_same_bits(
+    model_folder: Path, tmp_path: Path, optimizer: OptimizerConfig
+) -> None:
+    shown = [demonstration(i) for i in range(20)]
+    job = replace(job_of(model_folder, tmp_path / "a", shown, batch_size=2, save_every=4), optimizer=optimizer)
+    _, rows, folders = run(job)
+    assert list(folders) == [4, 8, 10]
+    resumed = replace(job, target=str(tmp_path / "b"), resume_from=str(folders[4]), first_step=4)
+    num_steps, later, again = run(resumed)
+    assert num_steps == 10
+    assert later == rows[4:]
+    assert not (again[10] / TRAINING_STATE).exists()  # the next stage has a new optimizer
+    a, b = (load_policy(folder, ModelConfig(path="-")).weights() for folder in (folders[10], again[10]))
+    assert all(torch.equal(a[n], b[n]) for n in a)

@@ -165,6 +165,32 @@ def test_dropout_is_off_in_training(tmp_path: Path) -> None:
     assert metrics["kl"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_a_trainer_goes_on_from_its_state_bit_by_bit(model_folder: Path, tmp_path: Path, name: str) -> None:
+    """Across a refresh of the reference, and with a schedule."""
+
+    def make() -> Trainer:
+        return trainer_of(model_folder, kl_coef=0.1, name=name, schedule="cosine", warmup_steps=2)
+
+    whole, first = make(), make()
+    samples = on_policy(whole.policy, [0.5, -0.5])
+    steps = [whole.train_step(samples) for _ in range(7)]
+    for _ in range(4):
+        first.train_step(samples)
+    first.save(tmp_path / "middle", with_state=True)
+    second = make()
+    second.load_state(tmp_path / "middle")
+    again = [second.train_step(samples) for _ in range(3)]
+    assert [untimed(s) for s in again] == [untimed(s) for s in steps[4:]]
+    assert second.version == 7
+    ends = whole.publish().tensors, second.publish().tensors
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if not key.endswith("_s")}
+
+
 @pytest.mark.parametrize("case", ["tied", "untied", "gemma2"])
 def test_a_saved_folder_loads_with_transformers_and_gives_identical_logits(case: str, tmp_path: Path) -> None:
     config = {"untied": {"tie_word_embeddings": False}, "gemma2": {"final_logit_softcapping": 5.0}}.get(case, {})
@@ -172,7 +198,7 @@ def test_a_saved_folder_loads_with_transformers_and_gives_identical_logits(case:
     trainer = trainer_of(tmp_path / "start")
     samples = on_policy(trainer.policy, [0.5, -0.5])
     trainer.train_step(samples)
-    trainer.save(tmp_path / "end")
+    trainer.save(tmp_path / "end", with_state=False)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "end")
     assert plain.config.tie_word_embeddings == (case != "untied")
     ids = torch.from_numpy(samples[1].token_ids[None].astype(np.int64))

@@ -1,0 +1,204 @@
+"""Kills whole runs with SIGKILL at random moments, resumes them, and compares their end with an uninterrupted run's.
+
+Used by tests/test_resume.py with a few kills, and at full counts by `make soak`: two hundred inline, thirty on Ray.
+Resumable: a round that is in docs/results/kills.json is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from rl.checkpoint import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results" / "kills.json"
+TARGETS = {"inline": 200, "ray": 30}
+KILLS_A_RUN = {"inline": 10, "ray": 3}
+RECIPE = """
+extends: math
+rewards: [{use: digits.py:digits}]
+"""
+REWARD = """
+def digits(task, completion):
+    text = completion.removeprefix("<think>")
+    return sum(c.isdigit() for c in text) / max(1, len(text))
+"""
+SETTINGS = (
+    "runtime.num_threads=1", "data.num_train=200", "data.num_eval=40", "evaluation.num_tasks=20",
+    "evaluation.num_tasks_during=10", "evaluation.sampling.max_tokens=12", "stages.base.steps=40", "stages.base.save_every=8",
+    "stages.cold_start.steps=8", "stages.cold_start.save_every=3", "stages.grpo.steps=24", "stages.grpo.num_prompts=4",
+    "stages.grpo.group_size=4", "stages.grpo.sampling.max_tokens=12", "stages.grpo.eval_every=5", "stages.grpo.save_every=4",
+    "stages.grpo.kl_coef=0.01", "stages.grpo.reference_refresh_steps=7",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class End:
+    """What a run came to: its metrics and evaluations without timings, and a hash of its weights."""
+
+    metrics: tuple[str, ...]
+    evaluations: tuple[str, ...]
+    weights: str
+
+    @classmethod
+    def of(cls, run: Path) -> End:
+        events = [e for e in rows(run / "events.jsonl") if e["event"] == "evaluation"]
+        return cls(
+            metrics=tuple(map(_untimed, rows(run / "metrics.jsonl"))),
+            evaluations=tuple(map(_untimed, events)),
+            weights=weights_hash(run / "checkpoints" / "last"),
+        )
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _untimed(row: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in row.items() if not k.endswith("_s") and k != "attempt"}, sort_keys=True)
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """SHA-256 over the names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(checkpoint / "model.safetensors").items()):
+        digest.update(name.encode() + tensor.tobytes())
+    return digest.hexdigest()
+
+
+def prepare(home: Path) -> Path:
+    """A folder with the recipe and its reward, to run in."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "digits.py").write_text(REWARD)
+    (home / "tiny.yaml").write_text(RECIPE)
+    return home
+
+
+def start(home: Path, *words: str) -> subprocess.Popen[str]:
+    """`polymath WORDS` in `home`, with its output in output.txt."""
+    with (home / "output.txt").open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "recipes", *words],
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "GOMP_SPINCOUNT": "1000"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run: its end, the seconds until its first metrics row, and those from there to the end."""
+
+    end: End
+    startup_s: float
+    work_s: float
+
+
+def run_to_the_end(home: Path, mode: str) -> Whole:
+    begun, metrics = time.monotonic(), home / "runs" / "tiny-1" / "metrics.jsonl"
+    process = start(prepare(home), "run", "tiny.yaml", f"runtime={mode}", *SETTINGS)
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+    working = time.monotonic()
+    assert process.wait(timeout=600) == 0, output_of(home)
+    return Whole(End.of(home / "runs" / "tiny-1"), working - begun, time.monotonic() - working)
+
+
+def run_with_kills(home: Path, mode: str, num_kills: int, whole: Whole, rng: random.Random) -> tuple[End, list[str]]:
+    """A run that is killed up to `num_kills` times at random moments, its start included, and resumed each time.
+
+    Returns its end, and for each kill what the run had logged last: where it struck.
+    """
+    run, struck = home / "runs" / "tiny-1", list[str]()
+    first = ["run", "tiny.yaml", f"runtime={mode}", *SETTINGS]
+    process = start(prepare(home), *first)
+    while len(struck) < num_kills and process.returncode is None:
+        try:
+            process.wait(timeout=rng.uniform(0.3 * whole.startup_s, whole.startup_s + 2 * whole.work_s / num_kills))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)  # to it alone; what it had started must end by itself
+            process.wait()
+            struck.append(last_row(run))
+            process = start(home, *(["resume", "tiny-1"] if (run / "recipe.yaml").exists() else first))
+    assert process.wait(timeout=600) == 0, output_of(home)
+    return End.of(run), struck
+
+
+def output_of(home: Path) -> str:
+    return (home / "output.txt").read_text()[-3000:]
+
+
+def last_row(run: Path) -> str:
+    """The newest whole row of the log in words, such as "metrics base" or "evaluation grpo"."""
+    newest = (0.0, "nothing logged")
+    for name in ("metrics", "events"):
+        path = run / f"{name}.jsonl"
+        for text in path.read_text().splitlines()[-2:] if path.exists() else []:
+            try:
+                row = json.loads(text)
+            except ValueError:
+                continue  # cut short by the kill
+            newest = max(newest, (row["elapsed_s"], f"{row.get('event', 'metrics')} {row.get('stage', '')}".strip()))
+    return newest[1]
+
+
+def main() -> None:
+    """Rounds of one run each, until the kills that are asked for have been made."""
+    done: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {mode: [] for mode in TARGETS}
+    for mode, target in TARGETS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = None
+            while (kills := sum(len(r["struck"]) for r in done[mode])) < target:
+                whole = whole or run_to_the_end(Path(scratch) / "whole", mode)
+                number = len(done[mode])
+                home = Path(scratch) / f"round-{number}"
+                count = min(KILLS_A_RUN[mode], target - kills)
+                end, struck = run_with_kills(home, mode, count, whole, random.Random(f"{mode}/{number}"))
+                done[mode].append({"struck": struck, "identical": end == whole.end})
+                write_json(RESULTS, done)
+                print(f"{mode}: {kills + len(struck)} of {target} kills, identical: {end == whole.end}", flush=True)
+                shutil.rmtree(home)
+    RESULTS.with_suffix(".md").write_text(report(done))
+    print(report(done))
+
+
+def report(done: dict[str, Any]) -> str:
+    lines = [
+        "# Kills",
+        "",
+        "Small runs (two SFT stages, one GRPO stage with a reference model and evaluations) killed with SIGKILL at random",
+        "moments, resumed each time, and compared at the end with an uninterrupted run: every metrics row (timings aside),",
+        "every evaluation and every weight, bit by bit. Written by `make soak`.",
+        "",
+        "| runtime | runs | kills | runs with an identical end |",
+        "|---|---|---|---|",
+    ]
+    for mode, rounds in done.items():
+        kills = sum(len(r["struck"]) for r in rounds)
+        lines.append(f"| {mode} | {len(rounds)} | {kills} | {sum(r['identical'] for r in rounds)} |")
+    places = Counter(place for rounds in done.values() for r in rounds for place in r["struck"])
+    lines += ["", "What the log's newest row was when the kill struck:", "", "| newest row | kills |", "|---|---|"]
+    lines += [f"| {place} | {count} |" for place, count in places.most_common()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
