@@ -43,7 +43,7 @@ def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
 
 async def _evaluate(plan: Plan, folder: str) -> Evaluation:
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
-    workers = await start_workers(plan)
+    workers = await start_workers(plan, _note_restart)
     model = ModelConfig(
         path=folder, dtype=plan.model.dtype, attention=plan.model.attention, trust_remote_code=plan.model.trust_remote_code
     )
@@ -55,6 +55,10 @@ async def _evaluate(plan: Plan, folder: str) -> Evaluation:
         return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
     finally:
         await asyncio.gather(*(worker.close() for worker in workers.rollouts))
+
+
+def _note_restart(worker: str, why: str) -> None:
+    print(f"{worker} was started again: {why}", file=sys.stderr)
 
 
 def _print(result: Evaluation, folder: str, recipe: str) -> None:

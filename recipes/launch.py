@@ -1,6 +1,6 @@
 """Runs a recipe, or resumes a run: the folder, the runtime, training, a summary. Called by `polymath run` and `resume`.
 
-The only module outside `rl/actors.py` that knows Ray.
+The only module outside `rl/actors.py` and `rl/cluster.py` that knows Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,15 +162,14 @@ def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-async def start_workers(plan: Plan) -> Workers:
-    """The workers that the plan's runtime asks for; Ray is up already where it is needed."""
+async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Workers:
+    """The workers that the plan's runtime asks for; Ray is up already where it is needed. `restarted`: see rl/cluster.py."""
     config, threads = plan.runtime, num_threads(plan.runtime)
     torch.set_num_threads(threads)
     if config.mode == "ray":
-        from rl.actors import Cluster
+        from rl.cluster import Cluster
 
-        cluster = Cluster(num_threads=threads, timeout_s=config.timeout_s)
-        return await cluster.start(plan.rewards, config.num_rollout_workers, config.num_reward_workers)
+        return await Cluster(config, threads, restarted).start(plan.rewards)
     return Workers(
         InlineTrainer(config.timeout_s),
         [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
@@ -242,7 +241,11 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
     log.event("workers_starting", runtime=specialist.plan.runtime.mode)
-    workers = await start_workers(specialist.plan)
+
+    def restarted(worker: str, why: str) -> None:
+        log.event("worker_restarted", worker=worker, error=why)
+
+    workers = await start_workers(specialist.plan, restarted)
     try:
         await specialist.train(workers)
     finally:

@@ -180,6 +180,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "data": lambda row, _: f"data: {row['num_train']} training tasks, {row['num_held_out']} held out",
     "model": lambda row, _: f"model: {row['num_parameters']:,} parameters, vocabulary of {row['vocab_size']}",
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
+    "worker_restarted": lambda row, _: f"{row['worker']} was started again, its work is done again: {_ends(row['error'])}",
     "resumed": lambda row, _: f"resumed in stage {row['stage']} after step {row['step']} of {row['steps']}",
     "stage_finished": lambda row, _: f"stage {row['stage']} finished in {duration(row['wall_s'])}",
     "engine": _engine,

@@ -130,12 +130,17 @@ def _stage_problems(recipe: Recipe) -> Problems:
             yield from _length_problems((*key, "sampling"), stage.sampling, limit)
             if stage.sampling.temperature == 0:
                 yield (*key, "sampling", "temperature"), "got 0, which makes a group's completions equal; allowed: more than 0"
+            if stage.mixed_versions and stage.max_staleness == 0:
+                yield (*key, "mixed_versions"), "got true; allowed only with max_staleness of 1 or more"
             if not recipe.rewards:
                 yield (
                     ("rewards",),
                     f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from",
                 )
     yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
+    if recipe.runtime.num_trainers > 1 and recipe.runtime.mode == "inline":
+        trainers = show(recipe.runtime.num_trainers)
+        yield ("runtime", "num_trainers"), f"got {trainers}; allowed: 1 where runtime is inline; with ray, any number"
 
 
 def _length_problems(key: Key, sampling: SamplingConfig, limit: int) -> Problems:

@@ -21,6 +21,12 @@ def advantages(rewards: Sequence[float]) -> list[float]:
     return [r - mean for r in rewards]
 
 
+def has_signal(group: TrajectoryGroup) -> bool:
+    """Whether the scored members' rewards differ; a group whose rewards are all equal carries no gradient."""
+    rewards = [m.reward.score for m in group.valid if m.reward.score is not None]
+    return len(rewards) >= 2 and max(rewards) - min(rewards) >= SAME_REWARD
+
+
 @dataclass(frozen=True)
 class GroupCounts:
     """What became of a step's groups; every one of them is counted in the metrics."""
@@ -40,10 +46,10 @@ def to_samples(groups: Iterable[TrajectoryGroup]) -> tuple[list[Sample], GroupCo
     for group in groups:
         num_groups += 1
         num_failed += len(group.members) - len(group.valid)
-        rewards = [m.reward.score for m in group.valid if m.reward.score is not None]
-        if len(rewards) < 2 or max(rewards) - min(rewards) < SAME_REWARD:
+        if not has_signal(group):
             num_without += 1
             continue
+        rewards = [m.reward.score for m in group.valid if m.reward.score is not None]
         for member, advantage in zip(group.valid, advantages(rewards), strict=True):
             samples.append(Sample.from_trajectory(member.trajectory, advantage))
     return samples, GroupCounts(num_groups, num_without, num_failed)

@@ -6,6 +6,7 @@ Work is dealt out in a fixed order, so a result does not depend on which worker 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,6 +22,18 @@ from rl.workers import RewardHandle, RolloutHandle
 
 
 @dataclass(frozen=True)
+class Collected:
+    """Scored groups, and where the time went: until the last rollout was there, and from then until the last score."""
+
+    groups: Sequence[TrajectoryGroup]
+    rollout_s: float
+    score_s: float
+
+    def __add__(self, other: Collected) -> Collected:
+        return Collected([*self.groups, *other.groups], self.rollout_s + other.rollout_s, self.score_s + other.score_s)
+
+
+@dataclass(frozen=True)
 class Crew:
     """The workers that turn tasks into scored trajectories; `primary` is the reward part that decides accuracy."""
 
@@ -28,16 +41,26 @@ class Crew:
     rewards: Sequence[RewardHandle]
     primary: str
 
-    async def groups(self, requests: Sequence[GroupRequest]) -> list[TrajectoryGroup]:
-        """Rollouts of every request, scored; one group a request, in order."""
-        shares = [requests[i :: len(self.rollouts)] for i in range(len(self.rollouts))]
-        answers = await asyncio.gather(*(w.rollout(s) for w, s in zip(self.rollouts, shares, strict=True) if s))
-        dealt = [answers[i % len(self.rollouts)][i // len(self.rollouts)] for i in range(len(requests))]
-        scores = iter(await self._score(list(chain.from_iterable(dealt))))
-        return [
-            TrajectoryGroup(request.task, tuple(ScoredTrajectory(t, next(scores)) for t in members))
-            for request, members in zip(requests, dealt, strict=True)
-        ]
+    async def groups(self, requests: Sequence[GroupRequest]) -> Collected:
+        """Rollouts of every request, scored; one group a request, in order. A worker's share is scored once it is there."""
+        start = time.perf_counter()
+        sampled_at = [start]
+
+        async def share(worker: RolloutHandle, mine: Sequence[GroupRequest]) -> list[TrajectoryGroup]:
+            rollouts = await worker.rollout(mine)
+            sampled_at.append(time.perf_counter())
+            scores = iter(await self._score(list(chain.from_iterable(rollouts))))
+            return [
+                TrajectoryGroup(request.task, tuple(ScoredTrajectory(t, next(scores)) for t in members))
+                for request, members in zip(mine, rollouts, strict=True)
+            ]
+
+        count = len(self.rollouts)
+        shares = [(worker, requests[i::count]) for i, worker in enumerate(self.rollouts)]
+        answers = await asyncio.gather(*(share(worker, mine) for worker, mine in shares if mine))
+        groups = [answers[i % count][i // count] for i in range(len(requests))]
+        rollout_s = max(sampled_at) - start
+        return Collected(groups, rollout_s, time.perf_counter() - start - rollout_s)
 
     async def pull(self, weights: object) -> None:
         await asyncio.gather(*(worker.pull(weights) for worker in self.rollouts))
@@ -81,7 +104,7 @@ class Evaluation:
 async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, num_samples: int, seed: int) -> Evaluation:
     """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks."""
     requests = [GroupRequest(task, 0, num_samples, sampling, f"{seed}/eval") for task in tasks]
-    groups = await crew.groups(requests)
+    groups = (await crew.groups(requests)).groups
     solved = [sum(is_correct(m.reward, crew.primary) for m in g.members) for g in groups]
     kinds: dict[str, list[float]] = {}
     for group, count in zip(groups, solved, strict=True):

@@ -91,6 +91,9 @@ class GrpoConfig:
     kl_coef: Annotated[float, Ge(0)] = 0.0  # beta; 0 keeps no reference model
     reference_refresh_steps: PositiveInt = 400
     off_policy_threshold: PositiveFloat | None = 0.5  # delta of the off-policy sequence mask; null switches it off
+    max_staleness: CountInt = 0  # steps that a rollout's weights may be behind; more than 0: sampling overlaps training
+    mixed_versions: bool = False  # new weights reach the engines in the middle of rollouts, not between steps' rollouts
+    dynamic_sampling_rounds: CountInt = 0  # times that further prompts replace groups without a signal (DAPO)
     max_failed_share: Share = 0.25  # the run stops when more rollouts of a step than this could not be scored
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     microbatch_tokens: PositiveInt = 8192
@@ -115,10 +118,12 @@ class RuntimeConfig:
 
     __pydantic_config__ = FORBID_EXTRA
     mode: Literal["ray", "inline"] = "ray"
+    num_trainers: PositiveInt = 1  # data-parallel; they share each GRPO step's samples
     num_rollout_workers: PositiveInt = 1
     num_reward_workers: PositiveInt = 1
     num_threads: PositiveInt | None = None  # of each worker's tensor operations; null: the machine's cores
     timeout_s: PositiveFloat = 600.0  # the longest wait for any single answer of a worker
+    max_restarts: CountInt = 3  # of each rollout and reward worker that dies; their work is done again
 
 
 @dataclass(frozen=True, kw_only=True)

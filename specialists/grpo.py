@@ -1,16 +1,21 @@
-"""The GRPO loop of a stage: take groups, make samples, train, publish, log, evaluate, checkpoint."""
+"""The GRPO loop of a stage: one side makes scored groups, the other trains on them and publishes, at most so far apart.
+
+With `max_staleness: 0` the two take turns. With more, the rollouts of the next steps go on while the trainer works.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from rl.advantage import GroupCounts, to_samples
-from rl.collect import Crew
+from rl.advantage import GroupCounts, has_signal, to_samples
+from rl.collect import Collected, Crew
 from rl.config import GrpoConfig
 from rl.rollout import GroupRequest
 from rl.trajectory import FinishReason, TrajectoryGroup
@@ -19,8 +24,7 @@ from specialists.data import TaskSampler
 
 Metrics = dict[str, float]
 
-
-# Gets the step, the tasks taken so far, the metrics and the groups.
+# Gets the step, the tasks taken until its end, its metrics and its groups.
 AfterStep: TypeAlias = Callable[[int, int, Metrics, Sequence[TrajectoryGroup]], Awaitable[None]]
 
 
@@ -28,45 +32,130 @@ class ScoringFailedError(RuntimeError):
     """More rollouts of a step could not be scored than the recipe allows."""
 
 
-@dataclass
-class GrpoLoop:
-    """One stage over workers that exist already. `after_step` logs, evaluates and saves; it belongs to the caller."""
+@dataclass(frozen=True)
+class Ready:
+    """The groups of a step, waiting for the trainer."""
 
-    stage: GrpoConfig
-    seed: int
-    trainer: TrainerHandle
-    crew: Crew
-    tasks: TaskSampler
-    first_step: int = 0  # steps that are done already
+    collected: Collected
+    cursor: int  # tasks taken until then
+    weights_step: int  # the step after which the weights that it was sampled with were published
+
+
+class GrpoLoop:
+    """One stage over workers that exist already, from `first_step` on: steps that are done.
+
+    `_make` consumes tasks and waits until the weights are fresh enough; what unblocks it is `_published`.
+    `run` consumes `_ready` and waits for the next groups; what unblocks it is `_make`.
+    """
+
+    def __init__(
+        self, stage: GrpoConfig, seed: int, trainer: TrainerHandle, crew: Crew, tasks: TaskSampler, first_step: int
+    ) -> None:
+        self.stage, self.seed, self.trainer, self.crew, self.tasks = stage, seed, trainer, crew, tasks
+        self.first_step = first_step
+        self._ready: asyncio.Queue[Ready | BaseException] = asyncio.Queue()
+        self._engines = asyncio.Lock()  # held while rollouts run: weights change and evaluations run between them
+        self._weights: Any = None  # published and not pulled yet
+        self._weights_step = self._pulled_step = first_step
+        self._published = asyncio.Condition()
+        self._allowed_step = first_step + 1 + stage.max_staleness  # the last step whose rollouts may start
 
     async def run(self, after_step: AfterStep, stopped: Callable[[], bool]) -> None:
-        """Takes the stage's steps that are left; each waits for its rollouts, their scores, the trainer, then the engines.
+        """Takes the stage's steps that are left. `after_step` logs, evaluates and saves; it belongs to the caller.
 
         Ends after the step in which `stopped` turns true.
         """
-        for step in range(self.first_step + 1, self.stage.steps + 1):
-            start = time.perf_counter()
-            groups = await self.crew.groups(self._requests())
-            rollout_s = time.perf_counter() - start
-            self._check_failures(step, groups)
-            samples, counts = to_samples(groups)
-            metrics = group_metrics(groups, counts)
-            if samples:
-                metrics |= await self.trainer.train_step(samples)
-                published = time.perf_counter()
-                await self.crew.pull(await self.trainer.publish())
-                metrics["publish_s"] = time.perf_counter() - published
-            metrics |= {"rollout_s": rollout_s, "step_s": time.perf_counter() - start}
-            metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / metrics["rollout_s"]
-            await after_step(step, self.tasks.cursor, metrics, groups)
-            if stopped():
-                return
+        maker = asyncio.create_task(self._make())
+        try:
+            for step in range(self.first_step + 1, self.stage.steps + 1):
+                start = time.perf_counter()
+                ready = await self._ready.get()
+                if isinstance(ready, BaseException):
+                    raise ready
+                wait_s = time.perf_counter() - start
+                metrics = await self._train(step, ready)
+                if self.stage.max_staleness > 0:
+                    await self._allow(step)
+                metrics |= {"wait_s": wait_s, "step_s": time.perf_counter() - start}
+                await after_step(step, ready.cursor, metrics, ready.collected.groups)
+                if stopped():
+                    return
+                await self._allow(step)  # not before an evaluation, which needs the engines to itself
+        finally:
+            maker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await maker
 
-    def _requests(self) -> list[GroupRequest]:
+    @contextlib.asynccontextmanager
+    async def idle_engines(self) -> AsyncIterator[None]:
+        """The engines between two rollouts, with the newest weights; for evaluations."""
+        async with self._engines:
+            await self._pull()
+            yield
+
+    # ---- the side that trains
+
+    async def _train(self, step: int, ready: Ready) -> Metrics:
+        collected = ready.collected
+        self._check_failures(step, collected.groups)
+        samples, counts = to_samples(collected.groups)
+        metrics = group_metrics(collected.groups, counts)
+        metrics |= {"rollout_s": collected.rollout_s, "score_s": collected.score_s}
+        metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / (collected.rollout_s + collected.score_s)
+        metrics["staleness"] = float(step - 1 - ready.weights_step)
+        if samples:
+            metrics |= await self.trainer.train_step(samples)
+            published = time.perf_counter()
+            self._weights = await self.trainer.publish()
+            if self.stage.mixed_versions:
+                await self._pull()
+            metrics["publish_s"] = time.perf_counter() - published
+        self._weights_step = step  # without an update the weights of before are this step's too
+        return metrics
+
+    async def _allow(self, step: int) -> None:
+        async with self._published:
+            self._allowed_step = step + 1 + self.stage.max_staleness
+            self._published.notify_all()
+
+    # ---- the side that samples
+
+    async def _make(self) -> None:
+        """Rollouts and scores of one step after another, as far ahead of the trainer as is allowed."""
+        try:
+            for step in range(self.first_step + 1, self.stage.steps + 1):
+                async with self._published:
+                    await self._published.wait_for(lambda step=step: step <= self._allowed_step)  # type: ignore[misc]
+                async with self._engines:
+                    await self._pull()
+                    weights_step = self._pulled_step
+                    collected = await self._collect()
+                self._ready.put_nowait(Ready(collected, self.tasks.cursor, weights_step))
+        except Exception as error:  # noqa: BLE001 - raised where the groups are waited for
+            self._ready.put_nowait(error)
+
+    async def _pull(self) -> None:
+        weights, step = self._weights, self._weights_step
+        self._weights = None
+        if weights is not None:
+            await self.crew.pull(weights)
+        self._pulled_step = step
+
+    async def _collect(self) -> Collected:
+        """A step's groups; those without a signal are followed by as many others, as often as the stage says."""
+        collected = await self.crew.groups(self._requests(self.stage.num_prompts))
+        for _ in range(self.stage.dynamic_sampling_rounds):
+            missing = self.stage.num_prompts - sum(map(has_signal, collected.groups))
+            if not missing:
+                break
+            collected += await self.crew.groups(self._requests(missing))
+        return collected
+
+    def _requests(self, count: int) -> list[GroupRequest]:
         stage = self.stage
         return [
             GroupRequest(task, epoch, stage.group_size, stage.sampling, f"{self.seed}/{stage.name}")
-            for epoch, task in self.tasks.next(stage.num_prompts)
+            for epoch, task in self.tasks.next(count)
         ]
 
     def _check_failures(self, step: int, groups: Sequence[TrajectoryGroup]) -> None:

@@ -215,11 +215,13 @@ class Specialist:
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
             last, is_best = step == stage.steps, False
             if (last or _is_due(step, stage.eval_every)) and not self.stopped():
-                is_best = await self._evaluate(crew, stage.name, step, final=last)
+                async with loop.idle_engines():
+                    is_best = await self._evaluate(crew, stage.name, step, final=last)
             if is_best or _is_due(step, stage.save_every):
                 await save()
 
-        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, self._tasks_of(stage, progress.cursor), progress.step)
+        tasks = self._tasks_of(stage, progress.cursor)
+        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step)
         try:
             await loop.run(after_step, self.stopped)
         except Exception:

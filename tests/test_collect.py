@@ -55,7 +55,7 @@ def run(model_folder: Path, rewards: Sequence[RewardSource], num_workers: int, w
         try:
             if work == "evaluate":
                 return await evaluate(crew, TASKS, SAMPLING, num_samples, seed=0)
-            return await crew.groups([GroupRequest(task, 0, num_samples, SAMPLING, "0/train") for task in TASKS])
+            return (await crew.groups([GroupRequest(task, 0, num_samples, SAMPLING, "0/train") for task in TASKS])).groups
         finally:
             for rollout in rollouts:
                 await rollout.close()

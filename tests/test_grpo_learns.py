@@ -37,7 +37,7 @@ def train(folder: Path, source: str, stage: GrpoConfig = STAGE) -> list[Metrics]
     model = ModelConfig(path=str(folder))
     seen: list[Metrics] = []
 
-    async def after_step(step: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
+    async def after_step(step: int, cursor: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
         seen.append(metrics)
 
     async def run() -> None:
@@ -46,7 +46,7 @@ def train(folder: Path, source: str, stage: GrpoConfig = STAGE) -> list[Metrics]
         await trainer.open(TrainerSpec(str(folder), model, stage.optimizer, stage))
         await rollouts.open(EngineSpec(str(folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0))
         reward = InlineRewards(RewardWorker([RewardSource(f"x.py:{name}", 1.0, source, name)]), 60.0)
-        loop = GrpoLoop(stage, 0, trainer, Crew([rollouts], [reward], name), TaskSampler(tasks, "0"))
+        loop = GrpoLoop(stage, 0, trainer, Crew([rollouts], [reward], name), TaskSampler(tasks, "0"), 0)
         await loop.run(after_step, lambda: False)
         await rollouts.close()
 
