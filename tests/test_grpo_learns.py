@@ -32,26 +32,37 @@ STAGE = GrpoConfig(
 
 def train(folder: Path, source: str, stage: GrpoConfig = STAGE) -> list[Metrics]:
     """The metrics of every step of a whole inline stage."""
+    return run_stage(folder, source, stage)[0]
+
+
+def run_stage(
+    folder: Path, source: str, stage: GrpoConfig, num_workers: int = 1
+) -> tuple[list[Metrics], list[Sequence[TrajectoryGroup]]]:
+    """Metrics and groups of every step, with so many rollout workers and as many reward workers."""
     name = source.split("(")[0].removeprefix("def ")
     tasks = [Task(f"t{i}", "math", (Message(Role.USER, f"Say {i}."),), effort=Effort.NONE) for i in range(16)]
     model = ModelConfig(path=str(folder))
     seen: list[Metrics] = []
+    kept: list[Sequence[TrajectoryGroup]] = []
 
     async def after_step(step: int, cursor: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
         seen.append(metrics)
+        kept.append(groups)
 
     async def run() -> None:
-        trainer, rollouts = InlineTrainer(60.0), InlineRollouts(60.0)
+        trainer, rollouts = InlineTrainer(60.0), [InlineRollouts(60.0) for _ in range(num_workers)]
         assert stage.optimizer is not None
         await trainer.open(TrainerSpec(str(folder), model, stage.optimizer, stage))
-        await rollouts.open(EngineSpec(str(folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0))
-        reward = InlineRewards(RewardWorker([RewardSource(f"x.py:{name}", 1.0, source, name)]), 60.0)
-        loop = GrpoLoop(stage, 0, trainer, Crew([rollouts], [reward], name), TaskSampler(tasks, "0"), 0)
+        spec = EngineSpec(str(folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0)
+        await asyncio.gather(*(worker.open(spec) for worker in rollouts))
+        reward = RewardSource(f"x.py:{name}", 1.0, source, name)
+        rewards = [InlineRewards(RewardWorker([reward]), 60.0) for _ in range(num_workers)]
+        loop = GrpoLoop(stage, 0, trainer, Crew(rollouts, rewards, name), TaskSampler(tasks, "0"), 0)
         await loop.run(after_step, lambda: False)
-        await rollouts.close()
+        await asyncio.gather(*(worker.close() for worker in rollouts))
 
     asyncio.run(run())
-    return seen
+    return seen, kept
 
 
 def mean(rows: Sequence[Metrics]) -> float:
@@ -78,3 +89,42 @@ def test_groups_without_signal_train_nothing_and_are_counted(model_folder: Path)
     rows = train(model_folder, CONSTANT)
     assert all(row["num_groups_without_signal"] == 4 for row in rows)
     assert all("loss" not in row for row in rows)
+
+
+def versions(groups: Sequence[TrajectoryGroup]) -> list[set[int]]:
+    """The policy versions of each group's sampled tokens."""
+    return [{int(v) for m in g.members for v in m.trajectory.policy_version[m.trajectory.loss_mask]} for g in groups]
+
+
+@pytest.mark.slow
+def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(model_folder: Path) -> None:
+    stage = dataclasses.replace(STAGE, max_staleness=1)
+    rows, steps = run_stage(model_folder, DIGITS, stage, num_workers=2)
+    assert mean(rows[-3:]) > mean(rows[:3]) + 0.3
+    behind = [step - max(v) for step, groups in enumerate(steps) for v in versions(groups)]
+    assert all(len(v) == 1 for groups in steps for v in versions(groups))
+    assert set(behind) == {0, 1}  # the first step's are fresh, later ones are a step behind
+    assert [row["staleness"] for row in rows[:2]] == [0.0, 1.0]
+    # While the trainer worked, the next rollouts ran: the two together took longer than the steps.
+    assert sum(r["rollout_s"] + r["score_s"] + r["train_s"] for r in rows) > 1.1 * sum(r["step_s"] for r in rows)
+
+
+@pytest.mark.slow
+def test_mixed_versions_are_taken_where_the_recipe_allows_them(model_folder: Path) -> None:
+    changes = {"max_staleness": 2, "mixed_versions": True, "sampling": SamplingConfig(max_tokens=48), "steps": 12}
+    _, steps = run_stage(model_folder, DIGITS, dataclasses.replace(STAGE, **changes))  # type: ignore[arg-type]
+    assert any(len(v) > 1 for groups in steps for v in versions(groups))
+    assert all(0 <= step - v <= 2 for step, groups in enumerate(steps) for found in versions(groups) for v in found)
+
+
+@pytest.mark.slow
+def test_prompts_are_asked_for_until_enough_groups_carry_a_signal(model_folder: Path) -> None:
+    """Half of the tasks give everybody the same reward."""
+    reward = "def even(task, completion):\n    return len(completion) * (int(task.id[1:]) % 2) / 100\n"
+    plain, _ = run_stage(model_folder, reward, dataclasses.replace(STAGE, steps=6))
+    rows, steps = run_stage(model_folder, reward, dataclasses.replace(STAGE, steps=6, dynamic_sampling_rounds=8))
+    assert all(row["num_groups"] - row["num_groups_without_signal"] == 4 for row in rows)
+    assert any(row["num_groups_without_signal"] > 0 for row in plain)
+    taken = [g.task.id for groups in steps for g in groups]
+    assert len(taken) == sum(row["num_groups"] for row in rows) > 6 * 4
+    assert all(len(set(taken[i : i + 16])) == 16 for i in range(0, len(taken) - 16, 16))  # no task is taken twice in a pass
