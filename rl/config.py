@@ -96,7 +96,8 @@ class GrpoConfig:
     dynamic_sampling_rounds: CountInt = 0  # times that further prompts replace groups without a signal (DAPO)
     max_failed_share: Share = 0.25  # the run stops when more rollouts of a step than this could not be scored
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
-    microbatch_tokens: PositiveInt = 8192
+    microbatch_tokens: PositiveInt = 8192  # through the model at once; packed: without padding, shared prompts once
+    packing: bool = True  # microbatches without padding, prompts of a group once, where that is exact for the model
     eval_every: CountInt = 0  # steps; 0: only before and after
     save_every: CountInt = 20  # steps between checkpoints to resume from; 0: only at the end
 

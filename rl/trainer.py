@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rl.attention import enable_packing
 from rl.batch import Batch, Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
 from rl.head import token_logprobs
@@ -45,11 +46,14 @@ class Trainer:
         *,
         num_steps: int,
         microbatch_tokens: int,
+        packing: bool = True,
         reference_refresh_steps: int | None = None,
         temperature: float = 1.0,
     ) -> None:
         self.policy: Policy = load_policy(folder, model)
         self.model_config = model
+        # Why microbatches are padded; None: they are packed.
+        self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.max_grad_norm = optimizer.max_grad_norm
         self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
@@ -60,14 +64,17 @@ class Trainer:
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update on these samples; returns means over all their loss tokens."""
         start = time.perf_counter()
-        batches = make_batches(samples, self.microbatch_tokens, self.policy.device)
+        packed = self.padded_because is None
+        batches = make_batches(samples, self.microbatch_tokens, self.policy.device, packed=packed)
         num_loss_tokens = sum(b.num_loss_tokens for b in batches)
         sums: Counter[str] = Counter()
         for batch in batches:
             sums.update(self.forward_backward(batch, self.loss, num_loss_tokens))
         metrics = {name: total / num_loss_tokens for name, total in sums.items()}
         metrics |= self.optim_step()
-        return metrics | {"num_loss_tokens": num_loss_tokens, "train_s": time.perf_counter() - start}
+        num_model_tokens = sum(b.input_ids_BL.numel() for b in batches)  # that went through the model, padding included
+        counts = {"num_loss_tokens": num_loss_tokens, "num_model_tokens": num_model_tokens, "packed": float(packed)}
+        return metrics | counts | {"train_s": time.perf_counter() - start}
 
     def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
         """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""
@@ -131,4 +138,6 @@ class Trainer:
 
 def _at_loss_tokens(policy: Policy, batch: Batch) -> Tensor:
     """Hidden states that predict the loss tokens, [T, D]."""
-    return policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.sequence_T, batch.column_T]
+    inputs = {} if batch.packing is None else {"position_ids": batch.position_ids_BL, "attention_mask": batch.packing}
+    hidden_BLD = policy.hidden_states(batch.input_ids_BL, use_cache=False, **inputs)
+    return hidden_BLD.flatten(0, 1).index_select(0, batch.source_T)

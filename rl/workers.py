@@ -54,6 +54,7 @@ class TrainerSpec:
             loss,
             num_steps=stage.steps,
             microbatch_tokens=stage.microbatch_tokens,
+            packing=stage.packing,
             reference_refresh_steps=stage.reference_refresh_steps if stage.kl_coef > 0 else None,
             temperature=stage.sampling.temperature,
         )

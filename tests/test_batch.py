@@ -40,7 +40,7 @@ def test_layout() -> None:
     [batch] = make_batches([second, first], 100, CPU)
     assert batch.input_ids_BL.tolist() == [[5, 6, 7, 8, 9], [3, 4, 0, 0, 0]]  # longest first, right-padded
     assert batch.sequence_T.tolist() == [0, 0, 1]
-    assert batch.column_T.tolist() == [1, 3, 0]
+    assert batch.source_T.tolist() == [1, 3, 5]
     assert batch.target_T.tolist() == [7, 9, 4]
     assert batch.sampler_logprobs_T.tolist() == [-0.5, -0.25, -1]
     assert batch.advantage_T.tolist() == [2, 2, -1]
@@ -48,7 +48,7 @@ def test_layout() -> None:
     assert batch.kept is not None
     assert [None if k is None else k.tolist() for k in batch.kept] == [[7, 1], [9], None]
     assert (batch.num_sequences, batch.num_loss_tokens) == (2, 3)
-    assert {t.dtype for t in (batch.input_ids_BL, batch.sequence_T, batch.column_T, batch.target_T)} == {torch.int64}
+    assert {t.dtype for t in (batch.input_ids_BL, batch.source_T, batch.sequence_T, batch.target_T)} == {torch.int64}
 
 
 def test_hidden_at_row_and_column_predicts_the_target(policy: Policy) -> None:
@@ -56,7 +56,7 @@ def test_hidden_at_row_and_column_predicts_the_target(policy: Policy) -> None:
     samples = [sample(n, seed=n, gaps=n > 8) for n in (6, 9, 17, 12)]
     [batch] = make_batches(samples, 1000, CPU)
     with torch.no_grad():
-        hidden = policy.hidden_states(batch.input_ids_BL)[batch.sequence_T, batch.column_T]
+        hidden = policy.hidden_states(batch.input_ids_BL).flatten(0, 1)[batch.source_T]
         got = token_logprobs(hidden, policy.head, batch.target_T)
         expected = []
         for s in sorted(samples, key=lambda s: -len(s.token_ids)):
@@ -73,7 +73,7 @@ def test_a_sample_scores_the_same_whatever_it_is_batched_with(architecture: str)
 
     def scores(batch: Batch) -> Tensor:
         with torch.no_grad():
-            hidden = policy.hidden_states(batch.input_ids_BL, use_cache=False)[batch.sequence_T, batch.column_T]
+            hidden = policy.hidden_states(batch.input_ids_BL, use_cache=False).flatten(0, 1)[batch.source_T]
             logprobs = token_logprobs(hidden, policy.head, batch.target_T)
         row = next(i for i in range(batch.num_sequences) if batch.input_ids_BL[i, :9].tolist() == mine.token_ids.tolist())
         return logprobs[batch.sequence_T == row]

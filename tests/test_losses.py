@@ -182,7 +182,7 @@ def test_gradient_of_one_batch_equals_that_of_many() -> None:
         batches = make_batches(samples, microbatch_tokens, CPU)
         count = sum(b.num_loss_tokens for b in batches)
         for batch in batches:  # a token's hidden state is the embedding of the token before it
-            hidden = table[batch.input_ids_BL[batch.sequence_T, batch.column_T]]
+            hidden = table[batch.input_ids_BL.flatten()[batch.source_T]]
             (loss(hidden, Head(weight), batch, None).total / count).backward()
         assert weight.grad is not None
         return len(batches), weight.grad

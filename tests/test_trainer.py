@@ -41,7 +41,7 @@ def logprobs(policy: Policy, sample: Sample) -> Tensor:
     [batch] = make_batches([sample], 10_000, policy.device)
     policy.model.eval()
     with torch.no_grad():
-        hidden = policy.hidden_states(batch.input_ids_BL)[batch.sequence_T, batch.column_T]
+        hidden = policy.hidden_states(batch.input_ids_BL).flatten(0, 1)[batch.source_T]
         return token_logprobs(hidden, policy.head, batch.target_T)
 
 
