@@ -21,8 +21,9 @@ from pydantic import ValidationError
 
 from recipes import tree as trees
 from recipes.messages import problems
-from recipes.schema import SHORTHANDS, Recipe
+from recipes.schema import SHORTHANDS, STAGE_SHORTHANDS, Recipe
 from recipes.tree import Key, Node, Origin, RecipeError, did_you_mean, dotted, show
+from rl.losses.config import GrpoLossConfig
 
 FOLDER = Path(__file__).resolve().parent  # of the shipped recipes
 LOCAL_PREFIXES = ("./", "../", "/", "~", "runs/")  # a path that starts so is local, whether it exists or not
@@ -127,7 +128,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Node:
         got = "the file is empty" if tree.value is None else f"got {show(tree.plain())}"
         raise RecipeError([f"{tree.origin.where}: {got}; allowed: a mapping, such as `extends: math`"])
     values = {key: _expand(key, node) for key, node in tree.value.items()}
-    tree = Node(values, tree.origin)
+    tree = _expand_stages(Node(values, tree.origin))
     base = values.pop("extends", None)
     if base is None:
         return tree
@@ -143,6 +144,38 @@ def _read(path: Path, above: tuple[Path, ...]) -> Node:
 def _expand(key: str, node: Node) -> Node:
     """A shorthand text written out: `engine: torch` as `engine: {name: torch}`."""
     return Node({SHORTHANDS[key]: node}, node.origin) if key in SHORTHANDS and isinstance(node.value, str) else node
+
+
+def _expand_stages(tree: Node) -> Node:
+    """`tree` with `loss: dapo` in a stage as `loss: {name: dapo}`, and a loss without a name as the default one."""
+    stages = tree.nearest(("stages",))
+    for i, stage in enumerate(stages.value if isinstance(stages.value, tuple) else ()):
+        for key, name in STAGE_SHORTHANDS.items():
+            node = stage.value.get(key) if isinstance(stage.value, Mapping) else None
+            if node is not None and isinstance(node.value, str):
+                tree = _replace(tree, ("stages", i, key), Node({name: node}, node.origin))
+            elif node is not None and isinstance(node.value, Mapping) and name not in node.value:
+                tree = _replace(tree, ("stages", i, key, name), Node(GrpoLossConfig.name, node.origin))
+    return tree
+
+
+def _forget_other_losses(before: Node, tree: Node, origin: Origin) -> Node:
+    """`tree` where a stage whose loss the override at `origin` has renamed keeps no setting of the loss that it had."""
+    old = _losses(before)
+    for i, loss in _losses(tree).items():
+        if i in old and old[i]["name"].value != loss["name"].value:
+            kept = {key: node for key, node in loss.items() if node.origin is origin}
+            tree = _replace(tree, ("stages", i, "loss"), Node(None, origin))
+            tree = _replace(tree, ("stages", i, "loss"), Node(kept, origin))
+    return tree
+
+
+def _losses(tree: Node) -> dict[int, Mapping[str, Node]]:
+    """The loss of each stage that states one, with its name."""
+    stages = tree.nearest(("stages",))
+    maps = [s.value if isinstance(s.value, Mapping) else {} for s in (stages.value if isinstance(stages.value, tuple) else ())]
+    losses = {i: stage["loss"].value for i, stage in enumerate(maps) if "loss" in stage}
+    return {i: loss for i, loss in losses.items() if isinstance(loss, Mapping) and "name" in loss}
 
 
 def _make_room(tree: Node, model: Node | None) -> Node:
@@ -170,7 +203,7 @@ def _override(tree: Node, override: str) -> Node:
         value = _expand(keys[0], value)
     if keys[0] == "model":
         tree = _make_room(tree, value if len(keys) == 1 else Node({keys[1]: Node("", origin)}, origin))
-    return trees.put(tree, keys, value)
+    return _forget_other_losses(tree, _expand_stages(trees.put(tree, keys, value)), origin)
 
 
 def _complete_optimizers(tree: Node) -> Node:

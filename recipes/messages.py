@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from recipes.schema import Recipe
 from recipes.tree import Key, did_you_mean, show
 
+TAGS = ("kind", "name")  # the fields that tell a union's members apart
 ALLOWED = {
     "bool_type": "true or false",
     "dataclass_type": "a mapping (key: value)",
@@ -27,6 +28,7 @@ ALLOWED = {
     "string_pattern_mismatch": "letters, digits, '.', '_' and '-', starting with a letter or digit",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "literal_error": "{expected}",
 }
@@ -39,23 +41,26 @@ def problems(error: ValidationError) -> Iterator[tuple[Key, str]]:
 
 
 def _problems(error: ErrorDetails) -> Iterator[tuple[Key, str]]:
-    kind, context, key = error["type"], error.get("ctx", {}), error["loc"]
-    if len(key) > 2 and key[0] == "stages":
-        key = (*key[:2], *key[3:])  # pydantic puts the stage's kind third
+    kind, context = error["type"], error.get("ctx", {})
+    key, classes = _resolve(error["loc"])
     if kind == "recipe":
         yield from context["problems"]
     elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _fields(error["loc"][:-1])
+        known = _fields(_resolve(error["loc"][:-1])[1])
         yield key, f"unknown key; allowed: {', '.join(known)}{did_you_mean(key[-1], known)}"
     elif kind == "missing" and isinstance(key[-1], str):
         yield key, "missing; write it here, or in a recipe that this one extends"
     elif kind == "missing":  # from a list of fixed length
         yield key[:-1], f"got {show(error['input'])}; allowed: a longer list"
     elif kind == "union_tag_not_found":
-        yield (*key, "kind"), "missing; allowed: 'sft', 'grpo'"
+        tag = context["discriminator"].strip("'")
+        yield (*key, tag), f"missing; allowed: {', '.join(repr(value) for c in classes for value in _tags(c, tag))}"
     elif kind == "union_tag_invalid":
         tags = context["expected_tags"]
-        yield (*key, "kind"), f"got {show(context['tag'])}; allowed: {tags}{_near(context['tag'], tags)}"
+        yield (
+            (*key, context["discriminator"].strip("'")),
+            f"got {show(context['tag'])}; allowed: {tags}{_near(context['tag'], tags)}",
+        )
     else:
         allowed = ALLOWED.get(kind, error["msg"].replace("{", "{{").replace("}", "}}")).format(**context)
         if kind in ("int_type", "float_type", "bool_type") and _is_quoted(error["input"]):
@@ -73,15 +78,32 @@ def _near(value: object, quoted: str) -> str:
     return did_you_mean(value, re.findall(r"'([^']*)'", quoted))
 
 
-def _fields(loc: Key) -> list[str]:
-    """The keys allowed at `loc`, a place as pydantic names it."""
-    here: list[type] = [Recipe]
+def _resolve(loc: Key) -> tuple[Key, list[type]]:
+    """A place as the recipe writes it, and the classes that may stand there.
+
+    pydantic puts the name of a union's chosen member after the union's key, such as `grpo` in `stages.2.grpo.loss.dapo.clip`.
+    """
+    key, here = list[str | int](), list[type]([Recipe])
     for part in loc:
-        if len(here) > 1:
-            here = [c for c in here if part in get_args(get_type_hints(c)["kind"])] if isinstance(part, str) else here
-        elif isinstance(part, str):
-            here = _classes(get_type_hints(here[0])[part])
-    return [field.name for field in dataclasses.fields(here[0])] if loc else ["extends", *Recipe.model_fields]
+        chosen = [c for c in here if any(part in _tags(c, tag) for tag in TAGS)] if len(here) > 1 else []
+        if chosen:
+            here = chosen
+            continue
+        key.append(part)
+        if isinstance(part, str):
+            here = _classes(get_type_hints(here[0]).get(part)) if here else []
+    return tuple(key), here
+
+
+def _tags(c: type, tag: str) -> tuple[str, ...]:
+    """What the field `tag` of a union's member may be."""
+    return get_args(get_type_hints(c).get(tag))
+
+
+def _fields(classes: Sequence[type]) -> list[str]:
+    if classes[0] is Recipe:
+        return ["extends", *Recipe.model_fields]
+    return [field.name for field in dataclasses.fields(classes[0])]
 
 
 def _classes(annotation: Any) -> list[type]:

@@ -111,7 +111,7 @@ def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StageP
     if size is not None:
         memory = _training_bytes(size, stage.optimizer or recipe.optimizer)
         memory += _sampling_bytes(recipe, size) if sampled else 0
-        memory += BYTES * size.parameters if isinstance(stage, GrpoConfig) and stage.kl_coef else 0  # the reference
+        memory += BYTES * size.parameters if isinstance(stage, GrpoConfig) and stage.loss.kl_coef else 0  # the reference
     return StagePlan(stage.name, what, trained, sampled, memory, _time_s(recipe, size, trained, sampled))
 
 

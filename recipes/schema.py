@@ -30,6 +30,7 @@ from specialists.generators import GENERATORS, REASONING_GYM
 
 OWN_GENERATORS = tuple(GENERATORS)
 SHORTHANDS = {"model": "path", "engine": "name", "runtime": "mode"}  # `engine: torch` is `engine: {name: torch}`
+STAGE_SHORTHANDS = {"loss": "name"}  # of a stage: `loss: dapo` is `loss: {name: dapo}`
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a run's folder is called by it
 
 StageConfig: TypeAlias = SftConfig | GrpoConfig
@@ -137,10 +138,26 @@ def _stage_problems(recipe: Recipe) -> Problems:
                     ("rewards",),
                     f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from",
                 )
+            yield from _loss_problems(key, stage)
     yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
     if recipe.runtime.num_trainers > 1 and recipe.runtime.mode == "inline":
         trainers = show(recipe.runtime.num_trainers)
         yield ("runtime", "num_trainers"), f"got {trainers}; allowed: 1 where runtime is inline; with ray, any number"
+
+
+def _loss_problems(key: Key, stage: GrpoConfig) -> Problems:
+    cap, overlong = stage.loss.importance_cap, stage.overlong
+    if cap is not None and stage.loss.ratio_to != "trainer":
+        yield (
+            (*key, "loss", "importance_cap"),
+            f"got {cap:g} with ratio_to: {stage.loss.ratio_to}, whose ratio corrects for the sampler already;"
+            " allowed: null, or ratio_to: trainer beside it",
+        )
+    if overlong is not None and overlong.buffer_tokens > (limit := overlong.max_tokens or stage.sampling.max_tokens):
+        yield (
+            (*key, "overlong", "buffer_tokens"),
+            f"got {overlong.buffer_tokens}; allowed: at most overlong.max_tokens, {limit}, before which the penalty begins",
+        )
 
 
 def _length_problems(key: Key, sampling: SamplingConfig, limit: int) -> Problems:
@@ -163,6 +180,13 @@ def json_schema() -> dict[str, Any]:
     for name, key in SHORTHANDS.items():
         value = _without_null(defs[properties[name].get("$ref", "").rpartition("/")[2]]["properties"][key])
         properties[name] = {"anyOf": [value, properties[name]], "description": f"A text is short for {key}."}
+    for name, key in STAGE_SHORTHANDS.items():
+        stage = defs["GrpoConfig"]["properties"]
+        named = [option["$ref"].rpartition("/")[2] for option in stage[name]["oneOf"]]
+        for one in named[1:]:  # a mapping without a name means the first of them
+            defs[one]["required"] = [key]
+        texts = {"type": "string", "enum": [defs[one]["properties"][key]["const"] for one in named]}
+        stage[name] = {"anyOf": [texts, stage[name]], "description": f"A text is short for {key}."}
     extends = {"type": "string", "description": "A recipe to start from: a file beside this one, or a shipped recipe."}
     schema["properties"] = {"extends": extends, **properties}
     schema.pop("required")

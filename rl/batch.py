@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl.losses.config import Aggregation
 from rl.packing import Packing, lay_out, plan, prompt_key
 from rl.trajectory import SamplingMask, Trajectory
 
@@ -66,25 +67,41 @@ class Batch:
         return int(self.target_T.shape[0])
 
 
-def token_weights(samples: Sequence[Sample]) -> list[float]:
-    """Each sample's weight per token, such that a weighted sum over all loss tokens divided by their number is GRPO's mean.
+def token_weights(
+    samples: Sequence[Sample], aggregation: Aggregation = Aggregation.SEQUENCES, max_tokens: int | None = None
+) -> list[float]:
+    """Each sample's weight per token, such that a weighted sum over all loss tokens divided by their number is the mean wanted.
 
-    GRPO averages over a sequence's tokens, then over sequences: 1/S sum_i 1/|o_i| sum_t. The trainer divides a sum by the
-    global number N of loss tokens, so token t of sequence i weighs N / (S |o_i|).
+    The trainer divides a sum by the global number N of loss tokens, so a token of sequence i weighs N / (S |o_i|) for a mean
+    over tokens and then over the S sequences, 1 for a mean over tokens, and N / (S max_tokens) for the `max_tokens` budget.
     """
     total = sum(s.num_loss_tokens for s in samples)
-    return [total / (len(samples) * s.num_loss_tokens) for s in samples]
+    match aggregation:
+        case Aggregation.SEQUENCES:
+            return [total / (len(samples) * s.num_loss_tokens) for s in samples]
+        case Aggregation.TOKENS:
+            return [1.0] * len(samples)
+        case Aggregation.BUDGET:
+            assert max_tokens is not None, "the budget aggregation needs max_tokens"
+            return [total / (len(samples) * max_tokens)] * len(samples)
 
 
 def make_batches(
-    samples: Sequence[Sample], microbatch_tokens: int, device: torch.device, *, packed: bool = False
+    samples: Sequence[Sample],
+    microbatch_tokens: int,
+    device: torch.device,
+    aggregation: Aggregation = Aggregation.SEQUENCES,
+    max_tokens: int | None = None,
+    *,
+    packed: bool = False,
 ) -> list[Batch]:
     """Splits a step's samples into microbatches of at most `microbatch_tokens`, similar lengths together.
 
     The limit counts what the model computes: packed, each token once, a prompt once a microbatch; padded, padding too.
     A single sample longer than the limit gets a microbatch of its own. The order depends on the samples alone.
     """
-    pairs = sorted(zip(samples, token_weights(samples), strict=True), key=lambda pair: -len(pair[0].token_ids))
+    weights = token_weights(samples, aggregation, max_tokens)
+    pairs = sorted(zip(samples, weights, strict=True), key=lambda pair: -len(pair[0].token_ids))
     if packed:
         groups: dict[bytes, list[tuple[Sample, float]]] = {}
         for pair in pairs:

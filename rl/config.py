@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from rl.losses.config import GrpoLossConfig, LossConfig
+
 PositiveInt = Annotated[int, Gt(0)]
 CountInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
@@ -77,8 +79,21 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverlongConfig:
+    """A soft penalty for length, added to the score (DAPO, arXiv 2503.14476, equation 13).
+
+    It grows from 0 at `max_tokens - buffer_tokens` sampled tokens to `penalty` at `max_tokens`, and stays there.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    max_tokens: PositiveInt | None = None  # null: the stage's sampling.max_tokens
+    buffer_tokens: PositiveInt
+    penalty: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
-    """One GRPO stage. The objective is DeepSeek-V3.2's (arXiv 2512.02556, equations 5 to 9); `rl/losses/grpo.py` has it."""
+    """One GRPO stage: groups of completions, their rewards centred on the group's mean, and a policy-gradient loss."""
 
     __pydantic_config__ = FORBID_EXTRA
     kind: Literal["grpo"] = "grpo"
@@ -87,13 +102,14 @@ class GrpoConfig:
     num_prompts: PositiveInt = 16  # prompts a step
     group_size: Annotated[int, Ge(2)] = 8  # completions of one prompt
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    clip: PositiveFloat = 0.2  # epsilon
-    kl_coef: Annotated[float, Ge(0)] = 0.0  # beta; 0 keeps no reference model
+    loss: LossConfig = field(default_factory=GrpoLossConfig, metadata={"discriminator": "name"})  # pydantic reads metadata
     reference_refresh_steps: PositiveInt = 400
-    off_policy_threshold: PositiveFloat | None = 0.5  # delta of the off-policy sequence mask; null switches it off
     max_staleness: CountInt = 0  # steps that a rollout's weights may be behind; more than 0: sampling overlaps training
     mixed_versions: bool = False  # new weights reach the engines in the middle of rollouts, not between steps' rollouts
     dynamic_sampling_rounds: CountInt = 0  # times that further prompts replace groups without a signal (DAPO)
+    scale_rewards: Literal["none", "group", "batch"] = "none"  # divide centred rewards by this standard deviation
+    overlong: OverlongConfig | None = None
+    mask_truncated: bool = False  # completions that were cut are not trained on; they still count in the group's mean
     max_failed_share: Share = 0.25  # the run stops when more rollouts of a step than this could not be scored
     optimizer: OptimizerConfig | None = None  # what differs from the recipe's; null: nothing does
     microbatch_tokens: PositiveInt = 8192  # through the model at once; packed: without padding, shared prompts once

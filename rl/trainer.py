@@ -21,6 +21,7 @@ from rl.batch import Batch, Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
 from rl.head import token_logprobs
 from rl.losses.base import LossFn
+from rl.losses.config import Aggregation
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
 from rl.training_state import load_training_state, save_training_state
@@ -49,12 +50,15 @@ class Trainer:
         packing: bool = True,
         reference_refresh_steps: int | None = None,
         temperature: float = 1.0,
+        aggregation: Aggregation = Aggregation.SEQUENCES,
+        max_tokens: int | None = None,
     ) -> None:
         self.policy: Policy = load_policy(folder, model)
         self.model_config = model
         # Why microbatches are padded; None: they are packed.
         self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
+        self.aggregation, self.max_tokens = aggregation, max_tokens  # of the loss tokens' weights
         self.max_grad_norm = optimizer.max_grad_norm
         self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
         self.version = self.reference_version = 0
@@ -64,8 +68,14 @@ class Trainer:
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update on these samples; returns means over all their loss tokens."""
         start = time.perf_counter()
-        packed = self.padded_because is None
-        batches = make_batches(samples, self.microbatch_tokens, self.policy.device, packed=packed)
+        batches = make_batches(
+            samples,
+            self.microbatch_tokens,
+            self.policy.device,
+            self.aggregation,
+            self.max_tokens,
+            packed=self.padded_because is None,
+        )
         num_loss_tokens = sum(b.num_loss_tokens for b in batches)
         sums: Counter[str] = Counter()
         for batch in batches:

@@ -20,7 +20,7 @@ from rewards.task import Task
 from rl.batch import Sample
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
 from rl.engine.protocol import Capabilities
-from rl.losses.grpo import GrpoLoss
+from rl.losses.build import build_loss
 from rl.rollout import GroupRequest, RolloutWorker
 from rl.scoring import RewardWorker
 from rl.trainer import Trainer
@@ -46,17 +46,18 @@ class TrainerSpec:
 
     def build(self) -> Trainer:
         stage = self.stage
-        loss = GrpoLoss(stage.clip, stage.kl_coef, stage.off_policy_threshold, stage.sampling.temperature)
         trainer = Trainer(
             self.folder,
             self.model,
             self.optimizer,
-            loss,
+            build_loss(stage.loss, stage.sampling.temperature),
             num_steps=stage.steps,
             microbatch_tokens=stage.microbatch_tokens,
             packing=stage.packing,
-            reference_refresh_steps=stage.reference_refresh_steps if stage.kl_coef > 0 else None,
+            reference_refresh_steps=stage.reference_refresh_steps if stage.loss.kl_coef > 0 else None,
             temperature=stage.sampling.temperature,
+            aggregation=stage.loss.aggregation,
+            max_tokens=stage.sampling.max_tokens,
         )
         if self.resume_from is not None:
             trainer.load_state(Path(self.resume_from))

@@ -98,7 +98,7 @@ class GrpoLoop:
     async def _train(self, step: int, ready: Ready) -> Metrics:
         collected = ready.collected
         self._check_failures(step, collected.groups)
-        samples, counts = to_samples(collected.groups)
+        samples, counts = to_samples(collected.groups, self.stage)
         metrics = group_metrics(collected.groups, counts)
         metrics |= {"rollout_s": collected.rollout_s, "score_s": collected.score_s}
         metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / (collected.rollout_s + collected.score_s)
@@ -145,7 +145,7 @@ class GrpoLoop:
         """A step's groups; those without a signal are followed by as many others, as often as the stage says."""
         collected = await self.crew.groups(self._requests(self.stage.num_prompts))
         for _ in range(self.stage.dynamic_sampling_rounds):
-            missing = self.stage.num_prompts - sum(map(has_signal, collected.groups))
+            missing = self.stage.num_prompts - sum(has_signal(group, self.stage) for group in collected.groups)
             if not missing:
                 break
             collected += await self.crew.groups(self._requests(missing))
@@ -184,4 +184,6 @@ def group_metrics(groups: Sequence[TrajectoryGroup], counts: GroupCounts) -> Met
         "num_groups": float(counts.num_groups),
         "num_groups_without_signal": float(counts.num_without_signal),
         "num_failed_rollouts": float(counts.num_failed_rollouts),
+        "num_overlong": float(counts.num_overlong),
+        "num_truncated": float(counts.num_truncated),
     }

@@ -93,7 +93,7 @@ def test_failed_scores_are_counted_and_left_out_exactly(model_folder: Path, tmp_
     failed = [m for g in groups for m in g.members if m.reward.score is None]
     assert 0 < len(failed) < 20, "the case needs both"
     assert all("no score for" in str(m.reward.error) for m in failed)
-    samples, counts = to_samples(groups)
+    samples, counts = to_samples(groups, GrpoConfig())
     assert (counts.num_groups, counts.num_failed_rollouts) == (5, len(failed))
     expected = []
     for group in groups:
@@ -120,10 +120,10 @@ def scored(groups: Sequence[TrajectoryGroup], scores: Sequence[float | None]) ->
 def test_groups_without_signal_give_no_samples(model_folder: Path, tmp_path: Path) -> None:
     groups = groups_of(model_folder, sources(tmp_path, "letters"), 1)
     for scores in ([1, 1, 1, 1], [None, 1, 1, None], [None, None, None, 1], [None] * 4, [0.3, 0.3 + 1e-10, 0.3, 0.3]):
-        samples, counts = to_samples([scored(groups, scores)])
+        samples, counts = to_samples([scored(groups, scores)], GrpoConfig())
         assert samples == []
         assert (counts.num_without_signal, counts.num_failed_rollouts) == (1, scores.count(None))
-    samples, counts = to_samples([scored(groups, [None, 1, 0, 0])])
+    samples, counts = to_samples([scored(groups, [None, 1, 0, 0])], GrpoConfig())
     assert [s.advantage for s in samples] == pytest.approx([2 / 3, -1 / 3, -1 / 3])
     assert (counts.num_without_signal, counts.num_failed_rollouts) == (0, 1)
 

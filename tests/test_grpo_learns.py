@@ -13,6 +13,7 @@ from rewards.plugin import RewardSource
 from rewards.task import Effort, Message, Role, Task
 from rl.collect import Crew
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, SamplingConfig
+from rl.losses.config import GrpoLossConfig
 from rl.scoring import RewardWorker
 from rl.trajectory import TrajectoryGroup
 from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec
@@ -72,7 +73,7 @@ def mean(rows: Sequence[Metrics]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"kl_coef": 1e-3}, {"sampling": SamplingConfig(max_tokens=12, top_p=0.95, temperature=0.9)}],
+    [{}, {"loss": GrpoLossConfig(kl_coef=1e-3)}, {"sampling": SamplingConfig(max_tokens=12, top_p=0.95, temperature=0.9)}],
     ids=["plain", "kl", "top-p"],
 )
 def test_reward_rises(model_folder: Path, changes: dict[str, object]) -> None:
@@ -81,7 +82,7 @@ def test_reward_rises(model_folder: Path, changes: dict[str, object]) -> None:
     trained = [row for row in rows if "loss" in row]  # a step whose groups carry no signal trains nothing
     assert len(trained) > 10
     assert all(row["sampler_gap"] < 1e-4 for row in trained)  # what was sampled is what is trained, to rounding
-    assert all(("kl" in row) == ("kl_coef" in changes) for row in trained)
+    assert all(("kl" in row) == ("loss" in changes) for row in trained)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from recipes.plan import model_size, plan
 from recipes.schema import Recipe, json_schema, schema_text
 from recipes.tree import RecipeError, parse_file
 from rl.config import GrpoConfig
+from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig, LossConfig
 from specialists.config import SftConfig
 
 SMALL = """\
@@ -93,7 +94,7 @@ def test_stages_are_told_apart_by_kind(folder: Path) -> None:
 def test_resolved_yaml_loads_back_to_an_equal_recipe(folder: Path) -> None:
     tricky = 'description: "1e-3"\ndomain: "yes"\nname: "007"\n'
     options = ["data.sources.0.options={a: null, b: '1_0', c: 1e-9, d: [no, ~]}"]
-    for path, overrides in [("math", ["stages.grpo.off_policy_threshold=null"]), (write(SMALL + tricky), options)]:
+    for path, overrides in [("math", ["stages.grpo.loss.off_policy_threshold=null"]), (write(SMALL + tricky), options)]:
         recipe = load(path, overrides).recipe
         again = load(write(resolved_yaml(recipe), "elsewhere/recipe.yaml")).recipe
         assert again == recipe
@@ -157,9 +158,40 @@ def test_overrides_reach_list_items_by_index_and_by_name(folder: Path) -> None:
     assert recipe.stages[2].sampling.temperature == 1.0
     assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.name) == (4, 1e-4, "muon")
     assert load(write(SMALL), ["stages.sft.steps=8"]).recipe.stages[0].steps == 8  # by kind, where it has no name
-    unmasked = load("math", ["stages.grpo.off_policy_threshold=null"]).recipe.stages[2]
+    unmasked = load("math", ["stages.grpo.loss.off_policy_threshold=null"]).recipe.stages[2]
     assert isinstance(unmasked, GrpoConfig)
-    assert unmasked.off_policy_threshold is None
+    assert unmasked.loss.off_policy_threshold is None
+
+
+def loss_of(recipe: str, *overrides: str) -> LossConfig:
+    stage = load(recipe, overrides).recipe.stages[-1]
+    assert isinstance(stage, GrpoConfig)
+    return stage.loss
+
+
+def test_a_loss_by_its_name(folder: Path) -> None:
+    stage = "stages: [{kind: sft}, {kind: grpo, loss: %s}]\nrewards: [{use: rewards.math:verify}]\n"
+    base = yaml.safe_dump({key: value for key, value in yaml.safe_load(SMALL).items() if key not in ("stages", "rewards")})
+    for text, expected in [
+        ("dapo", DapoLossConfig()),
+        ("{name: gspo, kl_coef: 0.1}", GspoLossConfig(kl_coef=0.1)),
+        ("{kl_coef: 0.1, geometric_mask: [0.9, 1.1]}", GrpoLossConfig(kl_coef=0.1, geometric_mask=(0.9, 1.1))),
+        ("{name: cispo, ratio_to: trainer, importance_cap: 2}", CispoLossConfig(ratio_to="trainer", importance_cap=2.0)),
+    ]:
+        path = write(stage % text + base)
+        assert loss_of(path) == expected
+        again = write(resolved_yaml(load(path).recipe), "elsewhere/recipe.yaml")
+        assert loss_of(again) == expected
+    parent = write(stage % "dr_grpo" + base, "parent.yaml")
+    assert loss_of(write(f"extends: {parent}"), "stages.grpo.loss.clip=0.1") == DrGrpoLossConfig(clip=0.1)
+
+
+@pytest.mark.parametrize("last", ["loss=dapo", "loss.name=dapo", "loss={name: dapo}"])
+def test_another_loss_keeps_nothing_of_the_one_before(folder: Path, last: str) -> None:
+    first = "stages.grpo.loss={name: gspo, clip: 1e-3, kl_coef: 0.1}"
+    assert loss_of("math", first, f"stages.grpo.{last}") == DapoLossConfig()
+    assert loss_of("math", f"stages.grpo.{last}", "stages.grpo.loss.clip=0.1") == DapoLossConfig(clip=0.1)
+    assert loss_of("math", first, "stages.grpo.loss={clip: 2e-3}") == GspoLossConfig(clip=2e-3, kl_coef=0.1)
 
 
 # Mistakes in a file
@@ -244,6 +276,25 @@ BAD_PARTS = {
     "long": (
         "stages: [{kind: grpo, sampling: {max_tokens: 4000}}]\nrewards: [{use: a:b}]",
         "stages.0.sampling.max_tokens: got 4000; allowed: at most engine.max_seq_len, 2048",
+    ),
+    "loss": ("stages: [{kind: grpo, loss: dappo}]", "stages.0.loss.name: got \"dappo\"; allowed: 'grpo', ", "mean dapo?"),
+    "loss key": ("stages: [{kind: grpo, loss: {clp: 1}}]", "stages.0.loss.clp: unknown key; allowed: name, ", "mean clip?"),
+    "key of another loss": ("stages: [{kind: grpo, loss: {name: cispo, clip: 1}}]", "stages.0.loss.clip: unknown key"),
+    "loss value": ("stages: [{kind: grpo, loss: {name: dapo, clip: 0}}]", "stages.0.loss.clip: got 0; allowed: more than 0"),
+    "no loss": ("stages: [{kind: grpo, loss: null}]", "stages.0.loss: got null; allowed: a mapping"),
+    "kl": ("stages: [{kind: grpo, loss: {kl: k5}}]", "stages.0.loss.kl: got \"k5\"; allowed: 'k1', ", "did you mean k3?"),
+    "geometric mask": (
+        "stages: [{kind: grpo, loss: {geometric_mask: [1.1, 1.2]}}]",
+        "stages.0.loss.geometric_mask.0: got 1.1; allowed: less than 1",
+    ),
+    "importance cap": (
+        "stages: [{kind: grpo, loss: {name: gspo, importance_cap: 2}}]\nrewards: [{use: a:b}]",
+        "stages.0.loss.importance_cap: got 2 with ratio_to: sampler",
+        "allowed: null, or ratio_to: trainer beside it",
+    ),
+    "overlong": (
+        "stages: [{kind: grpo, overlong: {buffer_tokens: 300}}]\nrewards: [{use: a:b}]",
+        "stages.0.overlong.buffer_tokens: got 300; allowed: at most overlong.max_tokens, 256",
     ),
     "reward key": ("rewards: [{usee: a}]", "rewards.0.use: missing", "rewards.0.usee: unknown key", "mean use?"),
 }
@@ -481,6 +532,10 @@ def test_the_schema_accepts_what_the_loader_accepts() -> None:
         validator.validate(parse_file(path, path.name).plain())
     validator.validate({"extends": "math", "model": "a/b", "engine": "torch", "runtime": "inline", "data": {}})
     validator.validate(load("math").recipe.model_dump(mode="json"))
+    for loss in ("dapo", {"kl_coef": 0.1}, {"name": "cispo", "max_ratio": 4}):
+        validator.validate({"stages": [{"kind": "grpo", "loss": loss}]})
+    for loss in ("dappo", {"max_ratio": 4}, {"name": "cispo", "clip": 0.1}, None):
+        assert not validator.is_valid({"stages": [{"kind": "grpo", "loss": loss}]}), loss
     for bad in ({"sed": 1}, {"seed": "1"}, {"stages": [{}]}, {"runtime": "inlin"}, {"optimizer": {"lr": 0}}):
         assert not validator.is_valid(bad), bad
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rl.batch import Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
 from rl.head import token_logprobs
-from rl.losses.grpo import GrpoLoss
+from rl.losses.build import build_loss
+from rl.losses.config import GrpoLossConfig
 from rl.policy import Policy
 from rl.trainer import Trainer
 from tests.conftest import tiny_policy
@@ -25,7 +26,7 @@ ADAMW = OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0)
 
 def trainer_of(folder: Path, *, kl_coef: float = 0.0, microbatch_tokens: int = 4096, **changes: object) -> Trainer:
     optimizer = replace(ADAMW, **changes)  # type: ignore[arg-type]
-    loss = GrpoLoss(clip=0.2, kl_coef=kl_coef, off_policy_threshold=0.5, temperature=1.0)
+    loss = build_loss(GrpoLossConfig(kl_coef=kl_coef), temperature=1.0)
     return Trainer(
         folder,
         ModelConfig(path=str(folder)),
