@@ -68,13 +68,9 @@ class Trainer:
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update on these samples; returns means over all their loss tokens."""
         start = time.perf_counter()
+        packed = self.padded_because is None
         batches = make_batches(
-            samples,
-            self.microbatch_tokens,
-            self.policy.device,
-            self.aggregation,
-            self.max_tokens,
-            packed=self.padded_because is None,
+            samples, self.microbatch_tokens, self.policy.device, self.aggregation, self.max_tokens, packed=packed
         )
         num_loss_tokens = sum(b.num_loss_tokens for b in batches)
         sums: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Message, Role, Task
 from rl.advantage import advantages, to_samples
 from rl.collect import Crew, Evaluation, evaluate
-from rl.config import EngineConfig, ModelConfig, SamplingConfig
+from rl.config import EngineConfig, GrpoConfig, ModelConfig, SamplingConfig
 from rl.rollout import GroupRequest
 from rl.scoring import RewardWorker
 from rl.stats import pass_at_k, wilson_interval
