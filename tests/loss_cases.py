@@ -42,7 +42,8 @@ def samples_of(lengths: Sequence[int], advantages: Sequence[float], *, masked: b
     for length, advantage in zip(lengths, advantages, strict=True):
         ids = rng.integers(0, V, 3 + length).astype(np.int32)
         mask = np.arange(3 + length) >= 3
-        logprobs = np.where(mask, rng.uniform(-3.2, -1.6, 3 + length), 0).astype(np.float32)
+        likely = rng.uniform(-3.8, -2.0, 3 + length) + 0.5 * masked  # near the model's own: ratios on both sides of 1
+        logprobs = np.where(mask, likely, 0).astype(np.float32)
         rows = [np.unique([t, *rng.integers(0, V, 5)]).astype(np.int32) for t in ids[3:]]
         made.append(Sample(ids, mask, logprobs, advantage, SamplingMask.from_rows(rows) if masked else None))
     return made

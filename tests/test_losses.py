@@ -82,7 +82,7 @@ VARIANTS = {
     "k2": {"kl_coef": 0.3, "kl": "k2"},
     "k3": {"kl_coef": 0.3, "kl": "k3"},
     "mask": {"off_policy_threshold": 0.05},
-    "geometric": {"geometric_mask": (0.6, 1.28), "kl_coef": 0.3},
+    "geometric": {"geometric_mask": (0.82, 1.2), "kl_coef": 0.3},
     "trainer": {"ratio_to": "trainer"},
     "truncated": {"ratio_to": "trainer", "importance_cap": 1.1, "kl_coef": 0.3},
 }
@@ -116,7 +116,7 @@ def test_loss_and_gradient_equal_the_written_formula(name: str, variant: str) ->
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_split_into_microbatches_changes_the_gradient_or_the_metrics(name: str) -> None:
-    config = replace(ALL[name], kl_coef=0.1, off_policy_threshold=0.05, geometric_mask=(0.7, 1.5))
+    config = replace(ALL[name], kl_coef=0.1, off_policy_threshold=0.05, geometric_mask=(0.82, 1.2))
     samples, model = samples_of(LENGTHS, ADVANTAGES), Model.random()
 
     def step(microbatch_tokens: int) -> tuple[int, Tensor, dict[str, float]]:

@@ -123,6 +123,9 @@ def test_loss_and_gradient_are_those_of_trl(name: str, tmp_path: Path) -> None:
     [batch] = batches_of(samples_of(LENGTHS, ADVANTAGES), case.ours)
     result = model.loss(case.ours, batch, reference_of(batch) if case.ours.kl_coef else None)
     ours = result.total / batch.num_loss_tokens
+    ratio_T = (model.logprobs(batch).detach() - batch.sampler_logprobs_T).exp()
+    for side in (ratio_T > 1.28) & (batch.advantage_T > 0), (ratio_T < 0.8) & (batch.advantage_T < 0):
+        assert bool(side.any()), "the case needs tokens that each bound clips"
     theirs = trl_loss(case, model.logprobs(batch), batch, tmp_path)
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), abs=2e-7)
     want = model.gradient(theirs)
