@@ -8,6 +8,7 @@ torch is imported by the actors that need it, not by reward workers.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +38,22 @@ class TrainerActor:
         from rl.workers import InlineTrainer
 
         torch.set_num_threads(num_threads)
-        self.worker = InlineTrainer(timeout_s)
+        self.worker, self._timeout_s = InlineTrainer(timeout_s), timeout_s
         self._events: list[Event] = []
         self._stop = threading.Event()
+
+    async def address(self) -> str:
+        """A free port of this machine, for the data-parallel trainers to meet at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+    async def join(self, rank: int, size: int, address: str) -> None:
+        """Says which of the data-parallel trainers this is; they meet when the first model is opened."""
+        from rl.data_parallel import Ranks
+        from rl.workers import InlineTrainer
+
+        self.worker = InlineTrainer(self._timeout_s, Ranks(rank, size, address))
 
     async def run_job(self, job: Job) -> Any:
         self._events.clear()

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl.data_parallel import ALONE, Ranks
 from rl.losses.config import Aggregation
 from rl.packing import Packing, lay_out, plan, prompt_key
 from rl.trajectory import SamplingMask, Trajectory
@@ -94,8 +95,12 @@ def make_batches(
     max_tokens: int | None = None,
     *,
     packed: bool = False,
+    ranks: Ranks = ALONE,
 ) -> list[Batch]:
     """Splits a step's samples into microbatches of at most `microbatch_tokens`, similar lengths together.
+
+    With several ranks each gets its share of the microbatches, cut smaller so that there is one for everybody. Weights
+    are those of the whole step, so the ranks' gradients add up to the step's.
 
     The limit counts what the model computes: packed, each token once, a prompt once a microbatch; padded, padding too.
     A single sample longer than the limit gets a microbatch of its own. The order depends on the samples alone.
@@ -107,7 +112,10 @@ def make_batches(
         for pair in pairs:
             groups.setdefault(_key(pair[0]), []).append(pair)
         pairs = [pair for group in groups.values() for pair in group]
-    return [_batch(rows, device, packed=packed) for rows in _cut(pairs, microbatch_tokens, packed=packed)]
+    if ranks.size > 1:
+        microbatch_tokens = min(microbatch_tokens, -(-sum(len(s.token_ids) for s in samples) // ranks.size))
+    cuts = list(_cut(pairs, microbatch_tokens, packed=packed))
+    return [_batch(rows, device, packed=packed) for rows in cuts[ranks.rank :: ranks.size]]
 
 
 def _key(sample: Sample) -> bytes:

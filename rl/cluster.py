@@ -68,6 +68,10 @@ class Cluster:
             *(rollout.worker.ready() for rollout in rollouts),
             *(reward.worker.ready() for reward in rewards),
         )
+        if len(trainers) > 1:
+            address = await answer(trainers[0].address.remote(), timeout_s, "a trainer's address")
+            joins = (t.join.remote(rank, len(trainers), address) for rank, t in enumerate(trainers))
+            await asyncio.gather(*(answer(join, timeout_s, "the trainers to join") for join in joins))
         return Workers(RayTrainer(trainers, timeout_s), rollouts, rewards)
 
     def _worker(self, name: str, start: Callable[[int], Any], bundle: int) -> Revivable:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rl.attention import enable_packing
 from rl.batch import Batch, Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
+from rl.data_parallel import ALONE, Ranks
 from rl.head import token_logprobs
 from rl.losses.base import LossFn
 from rl.losses.config import Aggregation
@@ -52,7 +53,9 @@ class Trainer:
         temperature: float = 1.0,
         aggregation: Aggregation = Aggregation.SEQUENCES,
         max_tokens: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.policy: Policy = load_policy(folder, model)
         self.model_config = model
         # Why microbatches are padded; None: they are packed.
@@ -70,17 +73,27 @@ class Trainer:
         start = time.perf_counter()
         packed = self.padded_because is None
         batches = make_batches(
-            samples, self.microbatch_tokens, self.policy.device, self.aggregation, self.max_tokens, packed=packed
+            samples,
+            self.microbatch_tokens,
+            self.policy.device,
+            self.aggregation,
+            self.max_tokens,
+            packed=packed,
+            ranks=self.ranks,
         )
-        num_loss_tokens = sum(b.num_loss_tokens for b in batches)
+        num_loss_tokens = sum(s.num_loss_tokens for s in samples)
         sums: Counter[str] = Counter()
         for batch in batches:
             sums.update(self.forward_backward(batch, self.loss, num_loss_tokens))
-        metrics = {name: total / num_loss_tokens for name, total in sums.items()}
+            sums["num_model_tokens"] += batch.input_ids_BL.numel()  # that went through the model, padding included
+        self.ranks.add_gradients(self.policy.model.parameters())
+        totals = self.ranks.add(sums)
+        counts = {"num_loss_tokens": num_loss_tokens, "num_model_tokens": totals.pop("num_model_tokens")}
+        metrics = {name: total / num_loss_tokens for name, total in totals.items()}
+        updating = time.perf_counter()
         metrics |= self.optim_step()
-        num_model_tokens = sum(b.input_ids_BL.numel() for b in batches)  # that went through the model, padding included
-        counts = {"num_loss_tokens": num_loss_tokens, "num_model_tokens": num_model_tokens, "packed": float(packed)}
-        return metrics | counts | {"train_s": time.perf_counter() - start}
+        now = time.perf_counter()
+        return metrics | counts | {"packed": float(packed), "optimizer_s": now - updating, "train_s": now - start}
 
     def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
         """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""

@@ -19,6 +19,7 @@ from rewards.result import RewardResult
 from rewards.task import Task
 from rl.batch import Sample
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
+from rl.data_parallel import ALONE, Ranks
 from rl.engine.protocol import Capabilities
 from rl.losses.build import build_loss
 from rl.rollout import GroupRequest, RolloutWorker
@@ -42,10 +43,12 @@ class TrainerSpec:
     model: ModelConfig
     optimizer: OptimizerConfig
     stage: GrpoConfig
+    timeout_s: float
     resume_from: str | None = None  # a checkpoint with the trainer's state; `folder` is then still the stage's first model
 
-    def build(self) -> Trainer:
+    def build(self, ranks: Ranks = ALONE) -> Trainer:
         stage = self.stage
+        ranks.join(self.timeout_s)
         trainer = Trainer(
             self.folder,
             self.model,
@@ -58,6 +61,7 @@ class TrainerSpec:
             temperature=stage.sampling.temperature,
             aggregation=stage.loss.aggregation,
             max_tokens=stage.sampling.max_tokens,
+            ranks=ranks,
         )
         if self.resume_from is not None:
             trainer.load_state(Path(self.resume_from))
@@ -163,8 +167,8 @@ async def in_thread(function: Callable[[], T], timeout_s: float | None, what: st
 class InlineTrainer:
     """Training in this process; blocking work runs in a thread, one call at a time."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, timeout_s: float, ranks: Ranks = ALONE) -> None:
+        self.timeout_s, self.ranks = timeout_s, ranks
         self._trainer: Trainer | None = None
 
     @property
@@ -188,7 +192,7 @@ class InlineTrainer:
 
     async def open(self, spec: TrainerSpec) -> None:
         self._trainer = None  # frees the earlier one before the next is built
-        self._trainer = await in_thread(spec.build, self.timeout_s, "the trainer to load its model")
+        self._trainer = await in_thread(lambda: spec.build(self.ranks), self.timeout_s, "the trainer to load its model")
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         return await in_thread(lambda: self.trainer.train_step(samples), self.timeout_s, "a training step")

@@ -194,7 +194,8 @@ class Specialist:
             return self._last_checkpoint()
         optimizer = stage.optimizer or self.plan.optimizer
         resume_from = self._resume_from()
-        await trainer.open(TrainerSpec(progress.source, self.plan.model, optimizer, stage, resume_from))
+        timeout_s = self.plan.runtime.timeout_s
+        await trainer.open(TrainerSpec(progress.source, self.plan.model, optimizer, stage, timeout_s, resume_from))
         crew = await self._crew(Path(resume_from or progress.source))
         if resume_from is not None:
             await crew.pull(await trainer.publish())  # the same weights, under their version

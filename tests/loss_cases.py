@@ -67,7 +67,7 @@ class Model:
         return cls(table.requires_grad_(), weight.requires_grad_())
 
     def hidden(self, batch: Batch) -> Tensor:
-        return self.table_VD[batch.input_ids_BL[batch.sequence_T, batch.column_T]]
+        return self.table_VD[batch.input_ids_BL.flatten()[batch.source_T]]
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         return token_logprobs(
@@ -85,4 +85,4 @@ class Model:
 def reference_of(batch: Batch, seed: int = 3) -> Tensor:
     """Made-up log-probabilities of a reference model, which belong to (token before, token)."""
     table = torch.rand(V, V, generator=torch.Generator().manual_seed(seed)) - 2.8
-    return table[batch.input_ids_BL[batch.sequence_T, batch.column_T], batch.target_T]
+    return table[batch.input_ids_BL.flatten()[batch.source_T], batch.target_T]

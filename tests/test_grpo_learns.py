@@ -53,7 +53,7 @@ def run_stage(
     async def run() -> None:
         trainer, rollouts = InlineTrainer(60.0), [InlineRollouts(60.0) for _ in range(num_workers)]
         assert stage.optimizer is not None
-        await trainer.open(TrainerSpec(str(folder), model, stage.optimizer, stage))
+        await trainer.open(TrainerSpec(str(folder), model, stage.optimizer, stage, 60.0))
         spec = EngineSpec(str(folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0)
         await asyncio.gather(*(worker.open(spec) for worker in rollouts))
         reward = RewardSource(f"x.py:{name}", 1.0, source, name)
