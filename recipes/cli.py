@@ -24,7 +24,7 @@ from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
 from rewards.task import Effort
 
-RESERVED = ("replay", "report", "reward", "sandbox", "preempt")
+RESERVED = ("replay", "reward", "sandbox", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 
 
@@ -91,6 +91,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
     efforts = [Effort.NONE.value, Effort.HIGH.value]
     chat.add_argument("--effort", choices=efforts, default="high", help="how long to think (default: high)")
+
+    report = command("report", "one HTML page of a run: curves, transcripts, summary, origin; needs no network", _report)
+    report.add_argument("run", metavar="RUN", help="a run's folder, or its name below runs/")
+    report.add_argument("--output", metavar="FILE", type=Path, help="where to write (default: report.html in the run's folder)")
 
     recipes = command("recipes", "list, show and check recipes", _recipes)
     actions = ["list", "show", "check", "schema"]
@@ -200,6 +204,13 @@ def _chat(arguments: argparse.Namespace) -> int:
 
     effort = Effort(arguments.effort)
     return chat(arguments.source, temperature=arguments.temperature, max_tokens=arguments.max_tokens, effort=effort)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from recipes.report import find_run, write_report
+
+    print(write_report(find_run(arguments.run), arguments.output))
+    return 0
 
 
 def _checked(recipe: str, overrides: Sequence[str], *, model: bool = True) -> LoadedRecipe:

@@ -29,6 +29,7 @@ def print_closing(
     samples: Sequence[Mapping[str, Any]],
     wall_s: float,
     tokens_per_s: float | None,
+    report: Path | None,
     next_commands: Sequence[str],
 ) -> None:
     """Prints everything; blank where there is nothing to show.
@@ -37,10 +38,11 @@ def print_closing(
         stages: stage name and `Evaluation.as_dict()`, in order.
         metrics: the run's rows; evaluation events among them give the accuracies between the steps.
         samples: mappings with prompt, completion, answer and correct.
+        report: the run's page, where it was written.
     """
     blocks: list[Iterable[Text | Table]] = [_tables(console, stages), _curve(console, metrics)]
     blocks += [_sample(console, sample) for sample in samples]
-    blocks.append(_next(console, folder, wall_s, tokens_per_s, next_commands))
+    blocks.append(_next(console, folder, wall_s, tokens_per_s, report, next_commands))
     for block in blocks:
         for one in block:
             console.print(one, soft_wrap=isinstance(one, Text), highlight=False)
@@ -144,10 +146,17 @@ def _clean(console: Console, text: str) -> str:
 
 
 def _next(
-    console: Console, folder: Path, wall_s: float, tokens_per_s: float | None, next_commands: Sequence[str]
+    console: Console,
+    folder: Path,
+    wall_s: float,
+    tokens_per_s: float | None,
+    report: Path | None,
+    next_commands: Sequence[str],
 ) -> Iterator[Text]:
     pace = f"; sampled {number(tokens_per_s)} tokens/s" if tokens_per_s else ""
     yield Text(f"done in {duration(wall_s)}{pace}; everything is in {safe(str(folder), console.encoding)}")
+    if report:
+        yield Text(f"curves and transcripts, for a browser: {safe(str(report), console.encoding)}")
     if next_commands:
         yield Text("next:")
     for command in next_commands:

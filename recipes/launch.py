@@ -24,6 +24,7 @@ from rich.console import Console
 
 from recipes.closing import print_closing
 from recipes.load import LoadedRecipe, recipe_hash, resolved_yaml
+from recipes.report import write_report
 from recipes.resume import RUNS, Stopped, check_same_inputs, sole_owner
 from recipes.view import open_view
 from rewards.errors import UserError
@@ -99,12 +100,13 @@ def _run(start: Start, *, as_json: bool) -> int:
             log.summary(summary)
             if manifest := specialist.records.run_manifest():
                 write_manifest(folder, manifest)
-        if code == 0:
-            log.event("run_finished", wall_s=summary["wall_s"])
+            if code == 0:
+                log.event("run_finished", wall_s=summary["wall_s"])
+            report = _report(folder, log)
     if as_json:
         print(json.dumps({"folder": str(folder), **summary}, indent=2, default=float))
     elif code == 0:
-        _close(console, specialist, summary)
+        _close(console, specialist, summary, report)
     return code
 
 
@@ -277,7 +279,18 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {key: evaluation[key] for key in ("accuracy", "num_tasks", "mean_completion_tokens")}
 
 
-def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) -> None:
+def _report(folder: Path, log: RunLog) -> Path | None:
+    """Writes the run's page; a run is not worse for a page that could not be written."""
+    try:
+        path = write_report(folder)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run's outcome stands
+        log.event("report_failed", error=repr(error))
+        return None
+    log.event("report", path=str(path))
+    return path
+
+
+def _close(console: Console, specialist: Specialist, summary: dict[str, Any], report: Path | None) -> None:
     folder = specialist.folder
     rows = [json.loads(line) for name in ("metrics", "events") for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     samples = []
@@ -304,6 +317,7 @@ def _close(console: Console, specialist: Specialist, summary: dict[str, Any]) ->
         samples=samples,
         wall_s=summary["wall_s"],
         tokens_per_s=summary["tokens_per_s"],
+        report=report,
         next_commands=[
             f"{_command('polymath')} chat {link}",
             f"{_command('polymath')} eval {link} {folder / 'recipe.yaml'} evaluation.num_samples=4",

@@ -182,6 +182,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
     "worker_restarted": lambda row, _: f"{row['worker']} was started again, its work is done again: {_ends(row['error'])}",
     "resumed": lambda row, _: f"resumed in stage {row['stage']} after step {row['step']} of {row['steps']}",
+    "report": lambda row, _: f"report: {row['path']}",
     "stage_finished": lambda row, _: f"stage {row['stage']} finished in {duration(row['wall_s'])}",
     "engine": _engine,
     "evaluation": _evaluation,

@@ -38,19 +38,19 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON atomically, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes atomically: readers see the old file or the whole new one."""
+    """Writes UTF-8 atomically: readers see the old file or the whole new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """As `write_text`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

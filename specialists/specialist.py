@@ -33,6 +33,7 @@ from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
 from specialists.progress import Progress
 from specialists.records import Records
 from specialists.sft import SftJob
+from specialists.transcripts import write_transcripts
 
 START = "start"  # names the evaluation of a model that the run began with
 
@@ -285,6 +286,7 @@ class Specialist:
         self.last_evaluation = result
         if final:
             progress.evaluations.append({"stage": stage, **result.as_dict()})
+            write_transcripts(self.folder, stage, progress.global_step, result, self.primary)
         return self._rank(result.accuracy)
 
     def _rank(self, accuracy: float) -> bool:

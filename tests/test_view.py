@@ -257,7 +257,8 @@ def closing(console: Console, kinds: tuple[str, ...] = KINDS, **changes: Any) ->
     ]
     stages = [("base", result(0.93, kinds)), ("cold_start", result(0.31, kinds)), ("grpo", result(0.85, kinds))]
     fields: Row = {"folder": Path("runs/lab-1"), "stages": stages, "metrics": rows, "samples": samples}
-    fields |= {"wall_s": 403.2, "tokens_per_s": 4120.0, "next_commands": ["polymath chat runs/lab", "tensorboard " + "x" * 90]}
+    fields |= {"wall_s": 403.2, "tokens_per_s": 4120.0, "report": Path("runs/lab-1/report.html")}
+    fields |= {"next_commands": ["polymath chat runs/lab", "tensorboard " + "x" * 90]}
     print_closing(console, **{**fields, **changes})
     console.file.flush()
     return console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
@@ -276,6 +277,7 @@ def test_the_closing_in_a_pipe() -> None:
     assert any(re.search(r"\[\.\.\. \d+ lines \.\.\.\]", text) for text in lines)
     assert any(re.search(r"\[\.\.\. \d+ characters \.\.\.\]", text) for text in lines)
     assert "done in 6:43; sampled 4120 tokens/s; everything is in runs/lab-1" in lines
+    assert "curves and transcripts, for a browser: runs/lab-1/report.html" in lines
     assert lines[-2:] == ["  polymath chat runs/lab", "  tensorboard " + "x" * 90]
 
 
@@ -295,7 +297,7 @@ def test_the_closing_in_ascii() -> None:
 
 
 def test_a_closing_without_anything_to_show() -> None:
-    empty = {"stages": [], "metrics": [], "samples": [], "tokens_per_s": None, "next_commands": []}
+    empty = {"stages": [], "metrics": [], "samples": [], "tokens_per_s": None, "report": None, "next_commands": []}
     out = closing(Console(file=io.StringIO(), width=80), **empty)
     assert out == "no evaluation\ndone in 6:43; everything is in runs/lab-1\n"
 

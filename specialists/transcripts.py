@@ -1,0 +1,43 @@
+"""The first held-out transcripts of a final evaluation, kept in the run's folder for people to compare: before and after.
+
+Written by `Specialist`, read by `polymath report`; nothing is trained from them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rewards.score import is_correct
+from rl.checkpoint import write_text
+from rl.collect import Evaluation
+
+FOLDER = "evaluations"  # in the run's folder
+NUM_TRANSCRIPTS = 24  # held-out tasks come in the same order each time, so these are the same tasks
+
+
+def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Evaluation, primary: str) -> Path:
+    """Writes evaluations/<global_step>-<stage>.jsonl atomically: a line for each of the first tasks, its first completion.
+
+    A line: {"task_id": ..., "prompt": ..., "completion": ..., "answer": ..., "correct": true, "reward": 1.0 or null,
+    "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored.
+    """
+    lines = []
+    for group in evaluation.groups[:NUM_TRANSCRIPTS]:
+        member = group.members[0]
+        trajectory = member.trajectory
+        row = {
+            "task_id": group.task.id,
+            "prompt": group.task.prompt,
+            "completion": trajectory.completion,
+            "answer": group.task.answer,
+            "correct": is_correct(member.reward, primary),
+            "reward": member.reward.score,
+            "num_tokens": trajectory.num_sampled,
+            "finish_reason": trajectory.finish_reason.value,
+        }
+        lines.append(json.dumps(row) + "\n")  # in ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot
+    path = folder / FOLDER / f"{global_step}-{stage}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, "".join(lines))
+    return path
