@@ -17,6 +17,7 @@ SURFACE = {
     "resume": "RUN key=value* --json",
     "eval": "RUN|MODEL RECIPE key=value* --json",
     "chat": "RUN|MODEL --effort{none,high} --max-tokens --temperature",
+    "report": "RUN --output",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
     "doctor": "--json",
 }
@@ -50,7 +51,7 @@ def test_help_and_version_exit_0(words: list[str], capsys: pytest.CaptureFixture
 
 
 WRONG = {
-    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, recipes, doctor; did you mean run?",
+    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, doctor; did you mean run?",
     "--bogus": "error: unrecognized arguments: --bogus",
     "run": "error: the following arguments are required: RECIPE\n",
     "run math --bogus": "error: unrecognized arguments: --bogus",
@@ -66,6 +67,8 @@ WRONG = {
     "chat org/name --temperature=-1": "error: argument --temperature: got -1; allowed: a number, 0 or more",
     "chat org/name --max-tokens 0": "error: argument --max-tokens: got 0; allowed: a whole number more than 0",
     "chat org/name --effort low": "error: argument --effort: invalid choice: 'low'",
+    "report runs/none": 'error: RUN: got "runs/none", no such run; allowed: a run\'s folder, or its name',
+    "report": "error: the following arguments are required: RUN\n",
     "recipes shw": "error: argument action: invalid choice: 'shw'",
     "recipes list math": "error: recipes list: takes no math; did you mean `recipes show math`?",
     "recipes show": "error: recipes show: got 0 recipes; allowed: one",

@@ -119,6 +119,12 @@ def test_a_run_folder_has_what_people_use(runs: dict[str, Path]) -> None:
     steps = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert steps == ["last", "step-0", "step-12", "step-6", "step-9"]
     assert list((run / "tensorboard").iterdir())
+    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
+    kept = {p.name: rows(p.parent, p.name) for p in (run / "evaluations").iterdir()}
+    assert {name: len(found) for name, found in kept.items()} == {
+        f"{n}.jsonl": 24 for n in ("6-base", "9-cold_start", "12-grpo")
+    }
+    assert [r["task_id"] for r in kept["6-base.jsonl"]] == [r["task_id"] for r in kept["12-grpo.jsonl"]]
     parent = json.loads((run / "checkpoints" / "last" / "manifest.json").read_text())["parents"][0]
     assert parent.endswith("step-9")
     assert manifest["tokenizer_fingerprint"]
@@ -202,6 +208,7 @@ def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Pat
     assert "Traceback" not in out + err
     summary = json.loads((tmp_path / "runs" / "tiny-1" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
+    assert "The run was interrupted" in (tmp_path / "runs" / "tiny-1" / "report.html").read_text()
     kept = Path(summary["checkpoint"])
     assert int(kept.name.removeprefix("step-")) > (9 if stage == "grpo" else 2)
     AutoModelForCausalLM.from_pretrained(tmp_path / kept)
@@ -219,6 +226,7 @@ def test_a_reward_that_fails_too_often_stops_the_run_with_its_reason(tmp_path: P
     events = rows(tmp_path / "runs" / "r", "events.jsonl")
     failed = next(e for e in events if e["event"] == "failed")
     assert "ZeroDivisionError" in failed["error"]
+    assert "The run failed" in (tmp_path / "runs" / "r" / "report.html").read_text()
     assert "Traceback" not in text.replace(failed["error"], "")
 
 
@@ -229,6 +237,17 @@ def test_user_errors_leave_no_traceback(tmp_path: Path) -> None:
     assert text.startswith("error: ")
     assert "empty" in text
     assert "Traceback" not in text
+
+
+def test_a_report_that_cannot_be_written_changes_nothing_else(tmp_path: Path) -> None:
+    from recipes.launch import _report
+    from rl.runlog import RunLog
+
+    log = RunLog(tmp_path)
+    (tmp_path / "report.html").mkdir()
+    assert _report(tmp_path, log) is None
+    log.close()
+    assert "a folder" in rows(tmp_path, "events.jsonl")[-1]["error"]
 
 
 def test_the_name_of_a_run_never_means_an_untrained_model(tmp_path: Path) -> None:

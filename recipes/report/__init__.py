@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.report.page import page
+from recipes.report.page import render
 from recipes.report.run import read_run
 from recipes.tree import did_you_mean, show
 from rewards.errors import UserError
@@ -42,7 +42,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     path = output or folder / NAME
     if path.is_dir():
         raise UserError(f"--output: got {show(str(path))}, a folder; allowed: a file to write")
-    text = page(read_run(folder))
+    text = render(read_run(folder))
     try:
         write_text(path, text)
     except OSError as error:

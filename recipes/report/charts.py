@@ -281,7 +281,8 @@ def _spend(shares: TimeShares, row: Row, kind: str, seconds: float, *, trained: 
     else:
         step = min(finite(row, "step_s") or 0.0, seconds) if row.get("type") == "metrics" else 0.0
         parts = {label: finite(row, key) or 0.0 for key, label in TIMES.items()} if step else {}
+        whole = max(step, sum(parts.values()))  # more than the step only where a clock was changed
         for label, part in parts.items():
-            shares.add(label, part)
+            shares.add(label, part * step / whole)
         shares.add(REST, step - sum(parts.values()))
         shares.add(BETWEEN, seconds - step)

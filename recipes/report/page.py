@@ -28,7 +28,7 @@ STATUS = {
 }
 
 
-def page(run: Run) -> str:
+def render(run: Run) -> str:
     """The whole page. It asks for nothing from a network, and its policy forbids any script but its own."""
     drawn: list[charts.Chart] = []
     sections = [*_sections(run, drawn)]
@@ -253,9 +253,9 @@ def _compare(run: Run) -> str:
             '<p class="empty">No held-out transcripts were recorded. A run writes some after each stage that it evaluates.</p>'
         )
     return """<div class="turner" id="compare-turner">
-<div class="controls"><label>left <select data-role="left"></select></label>
-<label>right <select data-role="right"></select></label>
-<label>show <select data-role="filter"></select></label>
+<div class="controls"><span><label for="compare-left">left</label> <select id="compare-left" data-role="left"></select></span>
+<span><label for="compare-right">right</label> <select id="compare-right" data-role="right"></select></span>
+<span><label for="compare-filter">show</label> <select id="compare-filter" data-role="filter"></select></span>
 <span class="pages"><button type="button" data-role="prev" aria-label="Previous task">←</button>
 <output data-role="place" aria-live="polite"></output>
 <button type="button" data-role="next" aria-label="Next task">→</button></span></div>
@@ -268,7 +268,8 @@ def _samples(run: Run) -> str:
     if not run.samples:
         return '<p class="empty">No samples yet: GRPO stages record one each step.</p>'
     return """<p class="note"><!--samples-note--></p><div class="turner" id="samples-turner">
-<div class="controls"><label class="slider">step <input type="range" data-role="slider" min="0" value="0"></label>
+<div class="controls"><span class="slider"><label for="samples-slider">step</label>
+<input id="samples-slider" type="range" data-role="slider" min="0" value="0"></span>
 <span class="pages"><button type="button" data-role="prev" aria-label="Previous sample">←</button>
 <output data-role="place" aria-live="polite"></output>
 <button type="button" data-role="next" aria-label="Next sample">→</button></span></div>
