@@ -174,8 +174,8 @@ class Plot {
     const ends = [];
     const placed = [];
     for (const [value, label] of marks) {
-      if (value < first || value > last) continue;
-      const at = left + (last > first ? (value - first) / (last - first) : 0) * span;
+      if (value < first || value > last || first === last) continue;
+      const at = left + ((value - first) / (last - first)) * span;
       const size = Math.min(label.length * 6.2 + 8, span);
       const begin = Math.min(at, left + span - size);
       let row = ends.findIndex((end) => end <= begin);

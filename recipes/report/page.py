@@ -85,7 +85,7 @@ def _sections(run: Run, drawn: list[charts.Chart]) -> Iterator[tuple[str, str, s
         steps = f"{count(stage.rows[-1], 'step') if stage.rows else 0} of {stage.steps or '?'} steps"
         title = f"Stage {_t(stage.name)} <small>{_t(_kind(stage.kind))}, {steps}</small>"
         body = f'<div class="grid">{"".join(_figure(drawn, chart) for chart in shown)}</div>'
-        body = body if shown else '<p class="empty">No step of this stage has been recorded.</p>'
+        body = body if stage.rows else '<p class="empty">No step of this stage has been recorded.</p>'
         if more:
             rest = "".join(_figure(drawn, chart) for chart in more)
             body += (
@@ -130,14 +130,23 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
         yield "held-out accuracy", value, sub
     wall_s = finite(run.summary, "wall_s") or sum(sum(one.seconds.values()) for one in charts.time_shares(run))
     attempts = 1 + max((count(row, "attempt") for row in run.events), default=0)
-    yield "wall time", _t(duration(wall_s)), f"{attempts} attempts" if attempts > 1 else "start to end"
+    yield (
+        "wall time",
+        _t(duration(wall_s)),
+        f"in {attempts} attempts" if attempts > 1 else "so far" if run.status == UNFINISHED else "from start to end",
+    )
     speed = finite(run.summary, "tokens_per_s") or _tokens_per_s(run)
     if speed:
         yield "sampling", f"{_t(number(speed))} <small>tokens/s</small>", "GRPO steps, updates included"
     planned = sum(stage.steps for stage in run.stages)
     done = max((count(row, "global_step") for row in run.metrics), default=0)
     yield "steps", f"{done:,}", f"of {planned:,} in {len(run.stages)} stages" if planned else ""
-    yield "seed", _t(str(run.manifest.get("seed", run.recipe.get("seed", "unknown")))), str(run.recipe.get("domain") or "")
+    yield "seed", _t(str(_seed(run))), str(run.recipe.get("domain") or "")
+
+
+def _seed(run: Run) -> object:
+    started = next((row for row in run.events if row["event"] == "run_started"), {})
+    return next((one["seed"] for one in (run.manifest, run.recipe, started) if "seed" in one), "unknown")
 
 
 def _finals(run: Run) -> list[Row]:
@@ -313,7 +322,7 @@ def _recipe(run: Run) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in _mapping(m.get("versions")).items())
     facts = {
         "domain": m.get("domain") or run.recipe.get("domain"),
-        "seed": m.get("seed", run.recipe.get("seed")),
+        "seed": _seed(run),
         "model": m.get("model"),
         "recipe hash": m.get("recipe_hash"),
         "data hash": m.get("data_hash"),
@@ -352,7 +361,7 @@ def _events(run: Run) -> str:
         found[half:-half] = [f"<li><span>… {left_out} events are left out here; events.jsonl has them …</span></li>"]
     if not found:
         return '<p class="empty">Nothing was recorded yet.</p>'
-    return f'<details class="log"><summary>{num_events} events</summary><ol>{"".join(found)}</ol></details>'
+    return f'<details class="log"><summary>Events ({num_events})</summary><ol>{"".join(found)}</ol></details>'
 
 
 def _kind(kind: str) -> str:
