@@ -54,7 +54,7 @@ async def _evaluate(plan: Plan, folder: str) -> Evaluation:
         tasks = data.held_out[: plan.evaluation.num_tasks]
         return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
     finally:
-        await asyncio.gather(*(worker.close() for worker in workers.rollouts))
+        await asyncio.gather(*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards))
 
 
 def _note_restart(worker: str, why: str) -> None:

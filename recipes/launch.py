@@ -167,6 +167,7 @@ def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
 async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Workers:
     """The workers that the plan's runtime asks for; Ray is up already where it is needed. `restarted`: see rl/cluster.py."""
     config, threads = plan.runtime, num_threads(plan.runtime)
+    num_rewards = config.num_reward_workers if plan.rewards else 0
     torch.set_num_threads(threads)
     if config.mode == "ray":
         from rl.cluster import Cluster
@@ -175,7 +176,7 @@ async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Wo
     return Workers(
         InlineTrainer(config.timeout_s),
         [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
-        [InlineRewards(RewardWorker(plan.rewards), config.timeout_s) for _ in range(config.num_reward_workers)],
+        [InlineRewards(RewardWorker(plan.rewards), config.timeout_s) for _ in range(num_rewards)],
     )
 
 
@@ -251,7 +252,7 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
     try:
         await specialist.train(workers)
     finally:
-        await asyncio.gather(*(worker.close() for worker in workers.rollouts))
+        await asyncio.gather(*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards))
 
 
 def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]:

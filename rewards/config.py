@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +18,4 @@ class RewardConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     use: str
     weight: float = 1.0
+    timeout_s: Annotated[float, Gt(0)] = 30.0  # for one completion; after it the score counts as failed

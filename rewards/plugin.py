@@ -39,6 +39,7 @@ class RewardSource:
     weight: float
     text: str | None  # the source of the user's file; None for a module that every worker can import
     function: str
+    timeout_s: float = RewardConfig.timeout_s  # for one completion
 
     @property
     def module(self) -> str:
@@ -67,13 +68,13 @@ def read_source(config: RewardConfig, search: Sequence[Path]) -> RewardSource:
     if not module.endswith(".py"):
         if not all(part.isidentifier() for part in module.split(".")):
             raise UserError(f"reward {config.use!r}: {module!r} is neither a .py file nor a module name; {_FORMS}")
-        return RewardSource(config.use, config.weight, None, function)
+        return RewardSource(config.use, config.weight, None, function, config.timeout_s)
     path = _find(module, config.use, search)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"reward {config.use!r}: cannot read {path}: {error}") from error
-    return RewardSource(config.use, config.weight, text, function)
+    return RewardSource(config.use, config.weight, text, function, config.timeout_s)
 
 
 def build(source: RewardSource) -> Reward:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 class ScoreStatus(StrEnum):
     OK = "ok"
-    FAILED = "failed"  # a reward function raised or returned something that is not a finite number
+    FAILED = "failed"  # a reward raised, hung, crashed, or returned something that is not a finite number
 
 
 @dataclass(frozen=True)

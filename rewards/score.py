@@ -1,6 +1,7 @@
 """Scoring: the weighted sum of a recipe's rewards for one completion, or a failure that says whose fault it was.
 
-Called by the rollout side; user code runs here, so anything it does wrong becomes a FAILED result, never a zero.
+User code runs here, so anything it does wrong becomes a FAILED result, never a zero. A run scores in a child process, by
+`rewards.isolation`; `Scorer` does the same in this one.
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import math
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import PurePath
+from typing import TypeAlias
 
 from rewards.errors import UserError
-from rewards.plugin import RewardSource, build
+from rewards.plugin import Reward, RewardSource, build
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Task
 
 CORRECT_AT = 1.0 - 1e-9  # the primary part from which a completion counts as correct
+MAX_REASON_CHARS = 20_000  # of a traceback; its middle is left out
+
+Outcome: TypeAlias = float | str  # of one reward: its number, or why it has none
 
 
 class Scorer:
@@ -35,28 +40,49 @@ class Scorer:
         Raises:
             UserError: no reward, one named twice, a weight that is not finite, or one that does not load.
         """
-        if not sources:
-            raise UserError("a recipe needs at least one reward, such as rewards.math:verify")
-        for source in sources:
-            if isinstance(source.weight, bool) or not math.isfinite(source.weight):
-                raise UserError(f"reward {source.use!r}: weight {source.weight!r} is not a finite number")
-        self.weights = {name: float(source.weight) for name, source in zip(part_names(sources), sources, strict=True)}
+        self.weights = part_weights(sources)
         self._rewards = [build(source) for source in sources]
         self.primary = next(iter(self.weights))
 
     def score(self, task: Task, completion: str) -> RewardResult:
         """Score one completion. Never raises for what a reward does; KeyboardInterrupt passes."""
-        parts: dict[str, float] = {}
-        for name, reward in zip(self.weights, self._rewards, strict=True):
-            try:
-                parts[name] = _as_float(reward(task, completion))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
-                trace = "".join(traceback.format_exception(error)).rstrip()
-                return _failed(f"reward {name!r} failed on task {task.id!r}\n{trace}")
-        total = sum(self.weights[name] * part for name, part in parts.items())
-        if not math.isfinite(total):
-            return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number")
-        return RewardResult(ScoreStatus.OK, total, parts)
+        return weigh(self.weights, outcomes(self._rewards, task, completion), task)
+
+
+def outcomes(rewards: Iterable[Reward], task: Task, completion: str) -> Iterator[Outcome]:
+    """What each reward comes to, in order, up to the first that fails."""
+    for reward in rewards:
+        outcome: Outcome
+        try:
+            outcome = _as_float(reward(task, completion))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
+            outcome = reason(error)
+        yield outcome
+        if isinstance(outcome, str):
+            return
+
+
+def reason(error: BaseException) -> str:
+    """Why a reward has no number, from what it raised: the traceback, shortened where it is endless."""
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    if len(trace) > MAX_REASON_CHARS:
+        half = MAX_REASON_CHARS // 2
+        trace = f"{trace[:half]}\n... {len(trace) - 2 * half} characters left out ...\n{trace[-half:]}"
+    return f"raised an error\n{trace}"
+
+
+def weigh(weights: Mapping[str, float], found: Iterable[Outcome], task: Task) -> RewardResult:
+    """The weighted sum of one outcome for each weight, in order; FAILED where the last one is a reason instead."""
+    parts: dict[str, float] = {}
+    for name, outcome in zip(weights, found, strict=False):
+        if isinstance(outcome, str):
+            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}")
+        parts[name] = outcome
+    assert len(parts) == len(weights), "each reward has an outcome"
+    total = sum(weights[name] * part for name, part in parts.items())
+    if not math.isfinite(total):
+        return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number")
+    return RewardResult(ScoreStatus.OK, total, parts)
 
 
 def is_correct(result: RewardResult, primary: str) -> bool:
@@ -78,6 +104,20 @@ def _as_float(value: object) -> float:
     if not math.isfinite(number):
         raise ValueError(f"the reward returned {number}; a finite float is expected")
     return number
+
+
+def part_weights(sources: Sequence[RewardSource]) -> dict[str, float]:
+    """The weight of each part, by its name and in order.
+
+    Raises:
+        UserError: no reward, one named twice, or a weight that is not finite.
+    """
+    if not sources:
+        raise UserError("a recipe needs at least one reward, such as rewards.math:verify")
+    for source in sources:
+        if isinstance(source.weight, bool) or not math.isfinite(source.weight):
+            raise UserError(f"reward {source.use!r}: weight {source.weight!r} is not a finite number")
+    return {name: float(source.weight) for name, source in zip(part_names(sources), sources, strict=True)}
 
 
 def part_names(sources: Sequence[RewardSource]) -> list[str]:

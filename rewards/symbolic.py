@@ -7,22 +7,22 @@ with its parent. This bounds accidents and cheap tricks, it is no sandbox. Calle
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import json
 import logging
 import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
+import time
+
+from rewards import child
+from rewards.child import Child, ChildDiedError, how_it_ended
 
 MAX_CHARS = 1_000  # longer expressions are unequal to everything; the longest gold answers of MATH have about 200
 CPU_LIMIT_S = 2.0  # for one comparison; usual ones take 2 to 50 ms
 WALL_LIMIT_S = 60.0  # reached only where the machine is starved: an error, not a verdict
+START_LIMIT_S = 60.0  # for the child to start and import sympy, which takes a second
 MEMORY_LIMIT_BYTES = 2 << 30
 _DEATHS_BY_INPUT = (-signal.SIGPROF, -signal.SIGABRT, -signal.SIGSEGV)  # over the limit, out of memory, too deep
 
@@ -51,80 +51,52 @@ class _Checker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
 
     def ask(self, gold: str, candidate: str) -> bool:
         with self._lock:
-            if self._child is None or self._child.poll() is not None:
-                self.close()
-                self._child = _start()
-            child = self._child
-            assert child.stdin is not None, "started with pipes"
-            assert child.stdout is not None, "started with pipes"
+            if self._child is not None and self._child.ended:
+                self._end()
+            if self._child is None:
+                self._child = Child("rewards.symbolic")
+            deadline = time.monotonic() + START_LIMIT_S + WALL_LIMIT_S
             try:
-                with contextlib.suppress(BrokenPipeError):  # died while idle: seen below as a missing reply
-                    child.stdin.write(json.dumps([gold, candidate]) + "\n")
-                    child.stdin.flush()
-                reply = child.stdout.readline()
+                self._child.send(json.dumps([gold, candidate]).encode(), deadline)
+                return self._child.receive(deadline) == b"equal"
+            except ChildDiedError:
+                status = self._end(grace_s=WALL_LIMIT_S)
+            except TimeoutError:
+                self._end()
+                raise ChildProcessError("the process that compares expressions did not answer") from None
             except BaseException:  # an interrupt between question and reply would shift every later reply
-                self.close()
+                self._end()
                 raise
-            if reply:
-                return reply == "equal\n"
-            self.close(kill=False)
-            if child.returncode in _DEATHS_BY_INPUT:
-                return False
-            raise ChildProcessError(f"the process that compares expressions ended with exit status {child.returncode}")
+        if status in _DEATHS_BY_INPUT:
+            return False
+        raise ChildProcessError(f"the process that compares expressions {how_it_ended(status)}")
 
-    def close(self, *, kill: bool = True) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        if kill:
-            child.kill()
-        child.wait(timeout=WALL_LIMIT_S)
-        for pipe in (child.stdin, child.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+    def _end(self, *, grace_s: float = 0.0) -> int | None:
+        ended, self._child = self._child, None
+        return ended.close(grace_s=grace_s) if ended is not None else None
 
 
 _checker = _Checker()
 
 
 def _after_fork() -> None:
-    """A forked process must not share its parent's pipes; it starts a child of its own."""
+    """A forked process may have been copied while a thread held the lock; it starts a child of its own."""
     global _checker  # noqa: PLW0603
     _checker = _Checker()
 
 
-def _at_exit() -> None:
-    _checker.close()
-
-
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
 
 
-def _start() -> subprocess.Popen[str]:
-    """A session of its own keeps a Ctrl-C at the terminal from killing it in the middle of a comparison."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rewards.symbolic"],
-        cwd=Path(__file__).resolve().parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _serve() -> None:
-    """The child: one JSON pair per line in, "equal" or "unequal" out, until its input closes."""
+def serve(channel: int, life: int) -> None:
+    """The child: one JSON pair a request, "equal" or "unequal" the reply, until its parent closes."""
     import math_verify  # late, so that only the child pays for sympy
 
     logging.disable(logging.CRITICAL)
-    replies, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may look like a reply
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
@@ -133,17 +105,14 @@ def _serve() -> None:
         parsed: list[object] = math_verify.parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
         return parsed
 
-    for line in sys.stdin:
-        gold, candidate = json.loads(line)
+    def answer(request: bytes) -> list[bytes]:
+        gold, candidate = json.loads(request)
         # Both timers end the process where they run out: the default action of their signals, even inside C code.
         signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)
         signal.setitimer(signal.ITIMER_REAL, WALL_LIMIT_S)
         same = math_verify.verify(parse(gold), parse(candidate), timeout_seconds=None)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write("equal\n" if same else "unequal\n")
-        replies.flush()
+        return [b"equal" if same else b"unequal"]
 
-
-if __name__ == "__main__":
-    _serve()
+    child.serve(answer, channel, life)

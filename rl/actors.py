@@ -109,3 +109,6 @@ class RewardActor:
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         return await asyncio.to_thread(self.worker.score, items)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.worker.close)

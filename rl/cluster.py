@@ -7,6 +7,7 @@ positions, so the second result equals the first. A trainer that dies ends the r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class Cluster:
         ]
         rewards = [
             RayRewards(self._worker(f"reward worker {i}", start(RewardActor, sources), first_reward + i))
-            for i in range(config.num_reward_workers)
+            for i in range(config.num_reward_workers if sources else 0)
         ]
         await asyncio.gather(
             *(answer(t.__ray_ready__.remote(), timeout_s, f"trainer {i} to start") for i, t in enumerate(trainers)),
@@ -130,6 +131,11 @@ class Revivable:
                 return await answer(method(actor), self.timeout_s, what)
             except WorkerDiedError as error:
                 await self._revive(actor, error)
+
+    async def close(self, method: Callable[[Any], Any], what: str) -> None:
+        """As `call`, for the last time: an actor that is gone is as good as closed."""
+        with contextlib.suppress(WorkerDiedError):
+            await answer(method(self._actor), self.timeout_s, what)
 
     async def _revive(self, dead: Any, error: WorkerDiedError) -> None:
         async with self._lock:
@@ -220,8 +226,7 @@ class RayRollouts:
         await self.worker.call(lambda actor: actor.pull.remote(weights), "a rollout worker to load new weights")
 
     async def close(self) -> None:
-        self._spec = self._weights = None
-        await self.worker.call(lambda actor: actor.close.remote(), "an engine to stop")
+        await self.worker.close(lambda actor: actor.close.remote(), "an engine to stop")
 
 
 @dataclass(frozen=True)
@@ -232,6 +237,9 @@ class RayRewards:
         what = f"the scores of {len(items)} completions"
         results: list[RewardResult] = await self.worker.call(lambda actor: actor.score.remote(items), what)
         return results
+
+    async def close(self) -> None:
+        await self.worker.close(lambda actor: actor.close.remote(), "a reward worker to stop")
 
 
 async def answer(awaitable: Any, timeout_s: float, what: str) -> Any:

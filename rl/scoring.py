@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rewards.isolation import IsolatedScorer
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
-from rewards.score import Scorer
 from rewards.task import Task
 
 
 class RewardWorker:
-    """Builds the reward functions from their sources, in the process that runs them."""
+    """Holds the process that the reward functions run in, built there from their sources. Safe in threads; `close` ends it."""
 
     def __init__(self, sources: Sequence[RewardSource]) -> None:
-        self.scorer = Scorer(sources)
+        self._scorer = IsolatedScorer(sources)
 
     def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         """One result for each (task, completion)."""
-        return [self.scorer.score(task, completion) for task, completion in items]
+        return [self._scorer.score(task, completion) for task, completion in items]
+
+    def close(self) -> None:
+        """Ends the process; a `score` in another thread raises a RuntimeError."""
+        self._scorer.close()

@@ -121,6 +121,8 @@ class RolloutHandle(Protocol):
 class RewardHandle(Protocol):
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]: ...
 
+    async def close(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -240,10 +242,13 @@ class InlineRollouts:
 
 
 class InlineRewards:
-    """Rewards in this process, in a thread."""
+    """Rewards in a child of this process, waited for in a thread."""
 
     def __init__(self, worker: RewardWorker, timeout_s: float) -> None:
         self.worker, self.timeout_s = worker, timeout_s
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         return await in_thread(lambda: self.worker.score(items), self.timeout_s, f"the scores of {len(items)} completions")
+
+    async def close(self) -> None:
+        await in_thread(self.worker.close, self.timeout_s, "a reward worker to stop")

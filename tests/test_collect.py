@@ -11,6 +11,7 @@ import pytest
 
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult, ScoreStatus
+from rewards.score import part_names
 from rewards.task import Message, Role, Task
 from rl.advantage import advantages, to_samples
 from rl.collect import Crew, Evaluation, evaluate
@@ -51,7 +52,7 @@ def run(model_folder: Path, rewards: Sequence[RewardSource], num_workers: int, w
         for rollout in rollouts:
             await rollout.open(spec)
         workers = [RewardWorker(rewards) for _ in range(num_workers)]
-        crew = Crew(rollouts, [InlineRewards(w, 60.0) for w in workers], workers[0].scorer.primary)
+        crew = Crew(rollouts, [InlineRewards(w, 60.0) for w in workers], part_names(rewards)[0])
         try:
             if work == "evaluate":
                 return await evaluate(crew, TASKS, SAMPLING, num_samples, seed=0)
@@ -59,6 +60,8 @@ def run(model_folder: Path, rewards: Sequence[RewardSource], num_workers: int, w
         finally:
             for rollout in rollouts:
                 await rollout.close()
+            for worker in workers:
+                worker.close()
 
     return asyncio.run(asyncio.wait_for(inside(), 120))
 

@@ -60,7 +60,7 @@ def run_stage(
         rewards = [InlineRewards(RewardWorker([reward]), 60.0) for _ in range(num_workers)]
         loop = GrpoLoop(stage, 0, trainer, Crew(rollouts, rewards, name), TaskSampler(tasks, "0"), 0)
         await loop.run(after_step, lambda: False)
-        await asyncio.gather(*(worker.close() for worker in rollouts))
+        await asyncio.gather(*(worker.close() for worker in (*rollouts, *rewards)))
 
     asyncio.run(run())
     return seen, kept

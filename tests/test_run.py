@@ -264,6 +264,38 @@ def test_the_name_of_a_run_never_means_an_untrained_model(tmp_path: Path) -> Non
         assert (tmp_path / "q").readlink() == Path(f"q-{number}")
 
 
+def test_rewards_that_hang_or_crash_cost_their_samples_alone(tmp_path: Path) -> None:
+    (tmp_path / "unsafe.py").write_text(
+        "import os\n"
+        "def unsafe(completion):\n"
+        "    number = sum(map(ord, completion)) % 6\n"
+        "    while number == 0: pass\n"
+        "    if number == 1: os._exit(7)\n"
+        "    return float(number)\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        """
+extends: math
+stages:
+  - {kind: grpo, name: grpo, steps: 2, num_prompts: 4, group_size: 4, max_failed_share: 1.0, sampling: {max_tokens: 8}}
+rewards:
+  - {use: unsafe.py:unsafe, timeout_s: 0.5}
+evaluation: {num_tasks: 4, sampling: {max_tokens: 8}}
+"""
+    )
+    small = ["data.num_train=20", "data.num_eval=8", "runtime.num_threads=1", "model.init.config.num_hidden_layers=1"]
+    polymath(tmp_path, "run", "mine.yaml", "runtime=inline", *small)
+    run = tmp_path / "runs" / "mine"
+    assert json.loads((run / "summary.json").read_text())["status"] == "done"
+    failed = [row["num_failed_rollouts"] for row in rows(run, "metrics.jsonl")]
+    assert len(failed) == 2
+    assert 0 < sum(failed) < 32
+    errors = [row for row in rows(run, "events.jsonl") if row["event"] == "score_failed"]
+    assert sum(row["count"] for row in errors) == sum(failed)
+    for row in errors:
+        assert row["first_error"].endswith(("took longer than 0.5 s", "ended the process with exit status 7"))
+
+
 def test_a_runs_that_is_no_folder_is_the_users_error(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     text = polymath(tmp_path, "run", str(recipe), *SMALL, code=2)
