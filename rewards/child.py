@@ -75,7 +75,7 @@ class Child:
         if self._process is None or self._process.returncode is not None:
             return True
         try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            return self._peek()
         except ChildProcessError:  # somebody else reaped it
             return True
 
@@ -117,7 +117,8 @@ class Child:
         """End the process and what it forked; from any thread. A thread in `receive` gets a ChildDiedError."""
         with self._lock:
             if self._process is not None and self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
+                with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
+                    self._peek()  # raises where somebody else reaped it: the number may be another's by now
                     os.killpg(self.pid, signal.SIGKILL)
 
     def close(self, *, grace_s: float = 0.0) -> int | None:
@@ -136,6 +137,10 @@ class Child:
                     status = self._process.wait(END_LIMIT_S)
         self._release()
         return status
+
+    def _peek(self) -> bool:
+        """Whether it is dead, without reaping it."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _release(self) -> None:
         _open.discard(self)
