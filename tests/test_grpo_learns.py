@@ -12,8 +12,8 @@ import pytest
 from rewards.plugin import RewardSource
 from rewards.task import Effort, Message, Role, Task
 from rl.collect import Crew
-from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, SamplingConfig
-from rl.losses.config import GrpoLossConfig
+from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, OverlongConfig, SamplingConfig
+from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig
 from rl.scoring import RewardWorker
 from rl.trajectory import TrajectoryGroup
 from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec
@@ -73,16 +73,25 @@ def mean(rows: Sequence[Metrics]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss": GrpoLossConfig(kl_coef=1e-3)}, {"sampling": SamplingConfig(max_tokens=12, top_p=0.95, temperature=0.9)}],
-    ids=["plain", "kl", "top-p"],
+    [
+        {},
+        {"loss": GrpoLossConfig(kl_coef=1e-3)},
+        {"sampling": SamplingConfig(max_tokens=12, top_p=0.95, temperature=0.9)},
+        {"loss": DrGrpoLossConfig()},
+        {"loss": DapoLossConfig(), "scale_rewards": "group", "overlong": OverlongConfig(buffer_tokens=4, penalty=0.1)},
+        {"loss": GspoLossConfig()},
+        {"loss": CispoLossConfig(ratio_to="trainer", importance_cap=2.0)},
+    ],
+    ids=["plain", "kl", "top-p", "dr_grpo", "dapo", "gspo", "cispo"],
 )
 def test_reward_rises(model_folder: Path, changes: dict[str, object]) -> None:
-    rows = train(model_folder, DIGITS, dataclasses.replace(STAGE, **changes))  # type: ignore[arg-type]
+    stage = dataclasses.replace(STAGE, **changes)  # type: ignore[arg-type]
+    rows = train(model_folder, DIGITS, stage)
     assert mean(rows[-3:]) > mean(rows[:3]) + 0.3
     trained = [row for row in rows if "loss" in row]  # a step whose groups carry no signal trains nothing
     assert len(trained) > 10
     assert all(row["sampler_gap"] < 1e-4 for row in trained)  # what was sampled is what is trained, to rounding
-    assert all(("kl" in row) == ("loss" in changes) for row in trained)
+    assert all(("kl" in row) == (stage.loss.kl_coef > 0) for row in trained)
 
 
 @pytest.mark.slow
