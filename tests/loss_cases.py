@@ -49,8 +49,10 @@ def samples_of(lengths: Sequence[int], advantages: Sequence[float], *, masked: b
     return made
 
 
-def batches_of(samples: Sequence[Sample], config: LossConfig, microbatch_tokens: int = 10_000) -> list[Batch]:
-    return make_batches(samples, microbatch_tokens, CPU, config.aggregation, MAX_TOKENS)
+def batches_of(
+    samples: Sequence[Sample], config: LossConfig, microbatch_tokens: int = 10_000, *, packed: bool = False
+) -> list[Batch]:
+    return make_batches(samples, microbatch_tokens, CPU, config.aggregation, MAX_TOKENS, packed=packed)
 
 
 @dataclass

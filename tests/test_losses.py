@@ -119,19 +119,21 @@ def test_no_split_into_microbatches_changes_the_gradient_or_the_metrics(name: st
     config = replace(ALL[name], kl_coef=0.1, off_policy_threshold=0.05, geometric_mask=(0.82, 1.2))
     samples, model = samples_of(LENGTHS, ADVANTAGES), Model.random()
 
-    def step(microbatch_tokens: int) -> tuple[int, Tensor, dict[str, float]]:
-        batches = batches_of(samples, config, microbatch_tokens)
+    def step(microbatch_tokens: int, *, packed: bool) -> tuple[int, Tensor, dict[str, float]]:
+        batches = batches_of(samples, config, microbatch_tokens, packed=packed)
         count = sum(b.num_loss_tokens for b in batches)
         results = [model.loss(config, b, reference_of(b)) for b in batches]
         gradient = torch.stack([model.gradient(r.total / count) for r in results]).sum(0)
         return len(batches), gradient, {key: sum(r.sums[key] for r in results) for key in results[0].sums}
 
-    (one, whole, sums), (many, parts, part_sums) = step(10_000), step(12)
+    one, whole, sums = step(10_000, packed=False)
     assert one == 1
-    assert many >= 5
-    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
-    assert part_sums == pytest.approx(sums, rel=1e-5)
-    assert {"sampler_gap", "ratio", "clipped_share", "masked_share", "surprisal", "kl"} == set(sums)
+    assert {"sampler_gap", "ratio", "clipped_share", "masked_share", "surprisal", "entropy", "kl"} == set(sums)
+    for packed in (False, True):
+        many, parts, part_sums = step(12, packed=packed)
+        assert many >= 5
+        torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+        assert part_sums == pytest.approx(sums, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

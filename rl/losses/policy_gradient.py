@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rl.batch import Batch
-from rl.head import Head, token_logprobs
+from rl.head import Head, token_scores
 from rl.losses.base import LossResult
 from rl.losses.config import PolicyGradientConfig
 from rl.losses.kl import kl_estimate
@@ -63,8 +63,8 @@ class PolicyGradientLoss:
         Raises FloatingPointError, which names the input, where the sum is not finite.
         """
         config = self.config
-        logprobs_T = token_logprobs(hidden_TD, head, batch.target_T, temperature=self.temperature, kept=batch.kept)
-        now_T = logprobs_T.detach()
+        scores = token_scores(hidden_TD, head, batch.target_T, temperature=self.temperature, kept=batch.kept)
+        logprobs_T, now_T = scores.logprobs_T, scores.logprobs_T.detach()
         drift_T = now_T - batch.sampler_logprobs_T  # log(pi / pi_sampler)
         old_T = batch.sampler_logprobs_T if config.ratio_to == "sampler" else now_T  # the step's only update starts at pi
         tokens = Tokens(logprobs_T, logprobs_T - old_T, batch.advantage_T, batch)
@@ -78,7 +78,8 @@ class PolicyGradientLoss:
             "sampler_gap": drift_T.abs(),  # |log pi - log pi_sampler|
             "ratio": tokens.log_ratio_T.detach().exp(),
             "clipped_share": objective.clipped_T,
-            "surprisal": -now_T,  # its mean estimates the entropy of what was sampled
+            "surprisal": -now_T,  # of what was sampled
+            "entropy": scores.entropy_T.detach(),  # of pi, in nats
             "masked_share": mask_T * inside_T == 0,
         }
         if config.importance_cap is not None:
