@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from recipes.tree import Key, did_you_mean, dotted, show
 from rewards.config import RewardConfig
 from rl.config import (
+    MUON_WITH_LORA,
     CheckpointConfig,
     EngineConfig,
     EvalConfig,
@@ -71,6 +72,14 @@ def _model_problems(recipe: Recipe) -> Problems:
     if (path is None) == (init is None):
         got = "got neither" if path is None else "got both"
         yield ("model",), f"{got}; allowed: exactly one of path (an existing model) and init (a new one)"
+    if recipe.model.lora is None:
+        return
+    if init is not None:
+        yield ("model", "lora"), "got adapters beside random weights that would stay so; allowed: beside model.path"
+    for i, stage in enumerate(recipe.stages):
+        if (stage.optimizer or recipe.optimizer).name == "muon":
+            yield (("stages", i, "optimizer", "name") if stage.optimizer else ("optimizer", "name")), MUON_WITH_LORA
+            break
 
 
 def _data_problems(recipe: Recipe) -> Problems:

@@ -20,6 +20,10 @@ PositiveFloat = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic at the recipe's border: unknown keys are errors
+MUON_WITH_LORA = (
+    "got muon (the default) beside model.lora; allowed: adamw. Muon is published for whole hidden matrices, not for the two "
+    "factors of an adapter"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,21 @@ class InitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Trains low-rank adapters beside frozen linear layers (arXiv 2106.09685); engines and checkpoints get merged weights.
+
+    No dropout is offered: the sampler's probabilities and the trainer's must be the same.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0  # an adapter's product counts alpha / rank times
+    # Names of linear layers, such as [q_proj, v_proj]; null: all but the output head. The experts' stacked weights of a
+    # mixture of experts are no linear layers: they stay frozen.
+    target_modules: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Where the weights come from: exactly one of `path` and `init`."""
 
@@ -42,6 +61,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # products in bfloat16 run under autocast; master weights stay fp32
     attention: Literal["eager", "sdpa"] = "sdpa"
     trust_remote_code: bool = False
+    lora: LoraConfig | None = None  # null: every weight is trained; else give the optimizer `name: adamw`
 
 
 @dataclass(frozen=True, kw_only=True)

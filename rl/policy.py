@@ -1,11 +1,13 @@
 """A causal language model with its tokenizer, split where training needs it: a body that gives hidden states, and a head.
 
-Loads hub ids, local folders and a run's checkpoints; makes new models from a config; saves in Hugging Face layout.
+Loads hub ids, local folders and a run's checkpoints; makes new models from a config; saves in Hugging Face layout. Whether
+all of it is trained or adapters beside it (rl/lora.py), what goes out by name or to disk is the whole model.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from rewards.errors import UserError
 from rl.chat import ChatFormat
 from rl.config import InitConfig, ModelConfig
 from rl.head import Head
+from rl.lora import add_adapters, has_adapters, merged, narrow_frozen, save_adapters
 from rl.tokenizer import load_tokenizer
 
 # What transformers raises for a config, a folder or weights that it cannot use; it has no error class of its own.
@@ -51,12 +54,16 @@ hf_logging.disable_progress_bar()  # loading and saving would draw over a run's 
 
 @dataclass(frozen=True)
 class Policy:
-    """The model being trained or sampled from. `dtype` bfloat16 means products under autocast over float32 weights."""
+    """The model being trained or sampled from. `dtype` bfloat16 means products under autocast over float32 weights.
+
+    `source` is the folder or hub id that the weights came from, "" for a new model.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     dtype: torch.dtype
+    source: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -86,23 +93,45 @@ class Policy:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             yield
 
+    @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the parameters by name, each shared one once, in host memory."""
-        return {name: p.detach().to("cpu", copy=True) for name, p in self.model.named_parameters()}
+        """A copy of the parameters by name, each shared one once, adapters merged, in host memory."""
+        return {n: t.detach().to("cpu", copy=True) for n, t in merged(self.model, self.model.named_parameters())}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies every parameter of a policy without adapters in place; a missing or an extra name is an error before that."""
+        _copy_into(dict(self.model.named_parameters()), weights)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The trained parameters themselves by name: all of them, or the adapters alone. Not a copy."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `trainable_state` gave, over a policy made from the same `source` with the same settings."""
+        _copy_into(self.trainable_state(), state)
+
+    def frozen_copy(self) -> Policy:
+        """The policy as it is now, for good. What is not trained is shared, so beside adapters it costs little."""
+        shared: dict[int, Any] = {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        return dataclasses.replace(self, model=copy.deepcopy(self.model, shared).requires_grad_(False))
 
     @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies every parameter in place; a missing or an extra name is an error before anything is copied."""
-        mine = dict(self.model.named_parameters())
-        if mine.keys() != weights.keys():
-            raise ValueError(f"weights of another model: differing names {sorted(mine.keys() ^ weights.keys())[:4]}")
-        for name, parameter in mine.items():
-            parameter.copy_(weights[name])
-
     def save(self, folder: Path) -> None:
-        """Weights, config, tokenizer and chat template, as `from_pretrained` reads them."""
-        self.model.save_pretrained(folder)
+        """Weights, config, tokenizer and chat template, as `from_pretrained` reads them; adapters merged, and in `adapter/`."""
+        if has_adapters(self.model):
+            self.model.save_pretrained(folder, state_dict=dict(merged(self.model, self.model.state_dict().items())))
+            save_adapters(self.model, folder / "adapter")
+        else:
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _copy_into(mine: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    if mine.keys() != weights.keys():
+        raise ValueError(f"weights of another model: differing names {sorted(mine.keys() ^ weights.keys())[:4]}")
+    for name, parameter in mine.items():
+        parameter.copy_(weights[name])
 
 
 def best_device() -> torch.device:
@@ -110,7 +139,10 @@ def best_device() -> torch.device:
 
 
 def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
-    """Loads a hub id or a local folder in Hugging Face layout; weights are kept in float32."""
+    """Loads a hub id or a local folder in Hugging Face layout; weights that are trained are kept in float32.
+
+    With `config.lora` fresh adapters are put in, and nothing else is trainable; who only samples asks for a policy without.
+    """
     try:
         tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
@@ -121,7 +153,9 @@ def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
         )
     except BAD_MODEL as error:
         raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
-    return _wrap(model, tokenizer, config)
+    if config.lora is not None:
+        add_adapters(model, config.lora, str(folder))
+    return _wrap(model, tokenizer, config, str(folder))
 
 
 def config_keys(architecture: str) -> set[str]:
@@ -155,11 +189,12 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
         ) from error
 
 
-def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Policy:
-    device = best_device()
-    stop_ids = _end_of_turn_ids(model.generation_config)
-    policy = Policy(model.to(device), tokenizer, ChatFormat(tokenizer, stop_ids=stop_ids), getattr(torch, config.dtype))
+def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, source: str = "") -> Policy:
+    chat = ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(model.generation_config))
+    policy = Policy(model.to(best_device()), tokenizer, chat, getattr(torch, config.dtype), source)
     _check_head(policy)
+    if policy.dtype is torch.bfloat16:
+        narrow_frozen(model)
     return policy
 
 

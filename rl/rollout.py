@@ -7,6 +7,7 @@ depends on the request alone and not on the timing of threads.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class RolloutWorker:
     """Owns an engine and its copy of the policy."""
 
     def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
-        policy = load_policy(folder, model)
+        policy = load_policy(folder, dataclasses.replace(model, lora=None))  # the weights that it pulls are merged
         self.chat = policy.chat
         self.engine: Engine = TorchEngine(policy, engine, timeout_s=timeout_s)
         found = self.engine.capabilities

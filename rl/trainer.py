@@ -6,7 +6,6 @@ global number of loss tokens. GRPO and distillation share it. Plain class; `rl/a
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,7 +65,7 @@ class Trainer:
         self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
         self.version = self.reference_version = 0
         self.reference_refresh_steps = reference_refresh_steps
-        self.reference = self._frozen_copy() if reference_refresh_steps is not None else None
+        self.reference = self.policy.frozen_copy() if reference_refresh_steps is not None else None
 
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update on these samples; returns means over all their loss tokens."""
@@ -117,7 +116,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         if self.reference is not None and self.reference_refresh_steps and self.version % self.reference_refresh_steps == 0:
-            self.reference, self.reference_version = self._frozen_copy(), self.version
+            self.reference, self.reference_version = self.policy.frozen_copy(), self.version
         return {"grad_norm": float(grad_norm), "lr": float(lr)}
 
     def publish(self) -> Weights:
@@ -149,10 +148,6 @@ class Trainer:
         self.reference.model.eval()
         hidden_TD = _at_loss_tokens(self.reference, batch)
         return token_logprobs(hidden_TD, self.reference.head, batch.target_T, temperature=self.temperature, kept=batch.kept)
-
-    def _frozen_copy(self) -> Policy:
-        model = copy.deepcopy(self.policy.model).requires_grad_(False)
-        return Policy(model, self.policy.tokenizer, self.policy.chat, self.policy.dtype)
 
 
 def _at_loss_tokens(policy: Policy, batch: Batch) -> Tensor:

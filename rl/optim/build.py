@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from rl.config import OptimizerConfig
+from rewards.errors import UserError
+from rl.config import MUON_WITH_LORA, OptimizerConfig
+from rl.lora import has_adapters
 from rl.optim.muon import HybridMuon
 
 
@@ -66,6 +68,8 @@ def build_optimizer(model: PreTrainedModel, config: OptimizerConfig, num_steps: 
     if config.name == "adamw":
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **adamw)
     else:
+        if has_adapters(model):
+            raise UserError(f"optimizer.name: {MUON_WITH_LORA}")
         hidden, others = split_parameters(model)
         if config.newton_schulz == "quintic":
             others += [p for p in hidden if p.ndim != 2]
