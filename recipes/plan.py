@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.schema import Recipe, StageConfig
-from rl.config import GrpoConfig, OptimizerConfig
+from rl.config import GrpoConfig, ModelConfig, OptimizerConfig
 
 FLOPS_PER_CORE = 30e9  # assumed, sustained, float32
 BYTES = 4  # of a master weight, of a gradient, of one optimizer moment
@@ -109,7 +109,7 @@ def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StageP
         sampled = _eval_tokens(recipe, recipe.evaluation.num_tasks) if stage.evaluate else 0
     memory = None
     if size is not None:
-        memory = _training_bytes(size, stage.optimizer or recipe.optimizer)
+        memory = _training_bytes(size, stage.optimizer or recipe.optimizer, recipe.model)
         memory += _sampling_bytes(recipe, size) if sampled else 0
         memory += BYTES * size.parameters if isinstance(stage, GrpoConfig) and stage.loss.kl_coef else 0  # the reference
     return StagePlan(stage.name, what, trained, sampled, memory, _time_s(recipe, size, trained, sampled))
@@ -130,8 +130,13 @@ def _sampling_bytes(recipe: Recipe, size: ModelSize) -> int:
     return recipe.runtime.num_rollout_workers * (BYTES * size.parameters + cache)
 
 
-def _training_bytes(size: ModelSize, optimizer: OptimizerConfig) -> int:
-    """Weights, gradients and moments: AdamW keeps two of each parameter, Muon one of each hidden matrix."""
+def _training_bytes(size: ModelSize, optimizer: OptimizerConfig, model: ModelConfig) -> int:
+    """Weights, gradients and moments: AdamW keeps two of each parameter, Muon one of each hidden matrix.
+
+    With LoRA the weights alone, the hidden ones narrow in bfloat16: adapters are small beside them.
+    """
+    if model.lora is not None:
+        return BYTES * size.parameters - (BYTES // 2 * size.hidden if model.dtype == "bfloat16" else 0)
     moments = 2 * size.parameters - (size.hidden if optimizer.name == "muon" else 0)
     return BYTES * (2 * size.parameters + moments)
 

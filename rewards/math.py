@@ -144,7 +144,7 @@ def _boxed(text: str) -> str | None:
     boxes: list[tuple[int, int, str]] = []
     at = text.find("\\boxed{")
     while at >= 0:
-        end = _closing_brace(text, at + len("\\boxed"))
+        end = closing_brace(text, at + len("\\boxed"))
         if end is None:
             return ""  # cut off inside a box
         boxes.append((at, end, text[at + len("\\boxed{") : end].strip()))
@@ -161,7 +161,8 @@ def _boxed(text: str) -> str | None:
     return _boxed(content) if content.startswith("\\boxed{") else content
 
 
-def _closing_brace(text: str, at: int) -> int | None:
+def closing_brace(text: str, at: int) -> int | None:
+    """The place of the brace that closes the one at `at`; None where none does. Escaped braces count for nothing."""
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, at):
         depth += {"{": 1, "}": -1}.get(match[0], 0)

@@ -15,8 +15,12 @@ class ColumnsConfig:
 
     __pydantic_config__ = FORBID_EXTRA
     prompt: str = "prompt"
+    instruction: str | None = None  # text of the recipe's own, put below every prompt ("Put the answer in \boxed{}.")
     messages: str | None = None
     answer: str = "answer"
+    # Where the answer's cell is a worked solution: its answer is what follows the last of these ("####"). After one that
+    # ends in a brace ('\boxed{') it is what stands until that brace closes.
+    answer_after: str | None = None
     response: str | None = None  # a worked answer to imitate; needed by SFT
     reasoning: str | None = None  # the thinking that precedes `response`
     kind: str | None = None

@@ -5,6 +5,7 @@ The recipe maps columns; a column that is not there is an error that lists those
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import datasets
 
 from rewards.errors import UserError
+from rewards.math import closing_brace
 from rewards.task import Demonstration, Message, Role, Task, is_held_out
 from rl.chat import parse_completion
 from specialists.config import ColumnsConfig, SourceConfig
@@ -88,7 +90,7 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
     columns = source.columns
     wanted = {"messages": columns.messages} if columns.messages else {"prompt": columns.prompt}
     wanted |= {k: v for k, v in (("response", columns.response), ("reasoning", columns.reasoning), ("kind", columns.kind)) if v}
-    if columns.answer != ColumnsConfig().answer:  # the default may be absent: a judge needs no answer
+    if columns.answer != ColumnsConfig().answer or columns.answer_after:  # the default may be absent: a judge needs no answer
         wanted["answer"] = columns.answer
     for key, name in wanted.items():
         if name not in present:
@@ -103,16 +105,33 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
 def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain: str) -> Example:
     columns = source.columns
     messages, response = _conversation(columns, row, task_id)
-    answer = row.get(columns.answer)
     task = Task(
         id=task_id,
         domain=domain,
         messages=messages,
-        answer=None if answer is None else str(answer),
+        answer=_answer(columns, row, task_id),
         kind=_text(row, columns.kind, task_id) if columns.kind else "",
         data={k: v for k, v in row.items() if k not in (columns.prompt, columns.messages, columns.response, columns.reasoning)},
     )
     return Example(task, (Demonstration(task, response),) if response is not None else ())
+
+
+def _answer(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> str | None:
+    """The cell, or the final answer of the worked solution in it."""
+    if columns.answer_after is None:
+        answer = row.get(columns.answer)
+        return None if answer is None else str(answer)
+    text = _text(row, columns.answer, task_id)
+    _, marker, answer = text.rpartition(columns.answer_after)
+    if marker.endswith("{"):
+        end = closing_brace("{" + answer, 0)
+        answer = "" if end is None else answer[: end - 1]
+    if not answer.strip():
+        raise UserError(
+            f"data.sources.columns.answer_after: {task_id}: got {columns.answer_after!r}, but column {columns.answer!r} has no "
+            f"answer after it; it ends in {text[-60:]!r}"
+        )
+    return answer.strip()
 
 
 def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> tuple[tuple[Message, ...], Message | None]:
@@ -127,6 +146,7 @@ def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) 
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"data.sources: {task_id}: messages need `role` and `content`: {error}") from error
+    prompt = _with_instruction(prompt, columns.instruction)
     if columns.response is None:
         if prompt and prompt[-1].role is Role.ASSISTANT:
             return prompt[:-1], prompt[-1]
@@ -136,6 +156,16 @@ def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) 
         return prompt, Message(Role.ASSISTANT, response, _text(row, columns.reasoning, task_id))
     written = parse_completion(response)  # many data sets keep the thinking in the answer's text
     return prompt, Message(Role.ASSISTANT, response, "") if written.reasoning is None else written
+
+
+def _with_instruction(messages: tuple[Message, ...], instruction: str | None) -> tuple[Message, ...]:
+    """The instruction below the last user message."""
+    if instruction is None:
+        return messages
+    last = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
+    return tuple(
+        dataclasses.replace(m, content=f"{m.content}\n\n{instruction}") if i == last else m for i, m in enumerate(messages)
+    )
 
 
 def _text(row: Mapping[str, Any], column: str, task_id: str) -> str:

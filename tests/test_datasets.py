@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from rewards.errors import UserError
+from rewards.math import verify
 from rewards.task import Message, Role
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.datasets import load_dataset_examples
@@ -81,6 +82,47 @@ def test_further_columns_go_to_the_rewards_and_numbers_become_text(tmp_path: Pat
     train, _ = load(write(tmp_path, "jsonl", rows), 0.0, columns=ColumnsConfig(kind="topic"))
     assert [(e.task.answer, e.task.kind, e.task.data["level"]) for e in train] == [(str(4 * i), "sums", i) for i in range(4)]
     assert all(not e.demonstrations for e in train)
+
+
+GSM = "Tom has 3 bags of 4 apples. 3*4=<<3*4=12>>12.\nHe eats 2, so 12-2=10.\n#### 10"
+MATH = r"We have $\frac{a}{b}$ with $\boxed{1}$ on the way, so $x = \boxed{\left\{\frac{3}{4}, 5\right\}}$."
+
+
+@pytest.mark.parametrize(
+    ("cell", "marker", "wanted"),
+    [
+        (GSM, "####", "10"),
+        ("a #### 1 and #### -1,200 \n", "####", "-1,200"),
+        (MATH, "\\boxed{", r"\left\{\frac{3}{4}, 5\right\}"),
+        ("so the answer is: 7", "answer is:", "7"),
+    ],
+)
+def test_the_final_answer_of_a_worked_solution(cell: str, marker: str, wanted: str, tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "answer": cell} for i in range(3)]
+    columns = ColumnsConfig(prompt="question", response="answer", answer_after=marker)
+    train, _ = load(write(tmp_path, "parquet", rows), 0.0, columns=columns)
+    assert [e.task.answer for e in train] == [wanted] * 3
+    assert train[0].demonstrations[0].response.content == cell
+    assert verify(train[0].task, cell) == 1.0  # the worked solution itself is right
+
+
+@pytest.mark.parametrize(("cell", "marker"), [("42", "####"), ("x ####  ", "####"), (r"\boxed{4", r"\boxed{"), (None, "####")])
+def test_a_solution_without_its_final_answer_is_named(cell: str | None, marker: str, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": "p", "answer": cell}) + "\n")
+    with pytest.raises(UserError, match=r"data\.jsonl/train/1"):
+        load(str(tmp_path / "data.jsonl"), columns=ColumnsConfig(answer_after=marker))
+
+
+def test_an_instruction_goes_below_the_question(tmp_path: Path) -> None:
+    columns = ColumnsConfig(prompt="question", instruction="Be brief.")
+    train, _ = load(write(tmp_path, "jsonl", ROWS[:1]), 0.0, columns=columns)
+    assert train[0].task.messages == (Message(Role.USER, "What is 0 + 0?\n\nBe brief."),)
+    turns = [{"role": r, "content": c} for r, c in (("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))]
+    folder = tmp_path / "turns"
+    folder.mkdir()
+    columns = ColumnsConfig(messages="turns", instruction="Be brief.")
+    [example], _ = load(write(folder, "jsonl", [{"turns": turns}]), 0.0, columns=columns)
+    assert [m.content for m in example.task.messages] == ["s", "a", "b", "c\n\nBe brief."]
 
 
 def test_a_messages_column(tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_a_mistake_is_named_with_its_line(folder: Path, case: str) -> None:
 BAD_PARTS = {
     "no model": ("model: {dtype: float32}", "model: got neither; allowed: exactly one of path"),
     "two models": ("model: {path: a/b, init: {}}", "model: got both; allowed: exactly one of path"),
+    "adapters beside random weights": ("model: {init: {}, lora: {}}", "model.lora: got adapters beside random weights"),
+    "adapters with muon": (
+        "model: {path: a/b, lora: {rank: 4}}",
+        "optimizer.name: got muon (the default) beside model.lora; allowed: adamw",
+    ),
+    "adapters with a stage's muon": (
+        "model: {path: a/b, lora: {}}\noptimizer: {name: adamw}\nstages: [{kind: sft, optimizer: {name: muon}}]",
+        "stages.0.optimizer.name: got muon",
+    ),
     "no sources": ("data: {sources: []}", "data.sources: got []; allowed: at least one source"),
     "no source": ("data: {sources: [{weight: 1}]}", "data.sources.0: got neither; allowed: exactly one of generator"),
     "two sources": (
@@ -568,4 +577,10 @@ def test_the_plan_reads_a_local_model_by_its_header(folder: Path) -> None:
     size = model_size(load("math", ["model=m"]).recipe)
     assert size is not None
     assert (size.parameters, size.hidden) == (60, 16)
+    names = [f"stages.{stage}.optimizer.name=adamw" for stage in ("base", "cold_start", "grpo")]
+    memory = [
+        plan(load("math", ["model=m", *names, *more]).recipe).stages[1].memory_bytes
+        for more in ([], ["model.lora.rank=8"], ["model.lora.rank=8", "model.dtype=bfloat16"])
+    ]
+    assert [memory[0] - m for m in memory[1:] if m and memory[0]] == [3 * 4 * 60, 3 * 4 * 60 + 2 * 16]
     shutil.rmtree("m")
