@@ -123,7 +123,9 @@ def _answer(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> str
         return None if answer is None else str(answer)
     text = _text(row, columns.answer, task_id)
     _, marker, answer = text.rpartition(columns.answer_after)
-    if marker.endswith("{"):
+    if not marker:
+        answer = ""
+    elif marker.endswith("{"):
         end = closing_brace("{" + answer, 0)
         answer = "" if end is None else answer[: end - 1]
     if not answer.strip():
