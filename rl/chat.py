@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rewards.errors import UserError
@@ -44,6 +45,7 @@ class ChatFormat:
         self._specials = {stand_in: token for token, stand_in in self._stand_ins.items()}
         self._typed = re.compile("|".join(map(re.escape, specials)) or NOTHING)
         self._quoted = re.compile(f"([{''.join(self._specials)}])" if specials else NOTHING)
+        self.stop_ids |= self._template_stop_ids()
 
     def prompt_ids(self, messages: Sequence[Message], effort: Effort = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""
@@ -67,8 +69,8 @@ class ChatFormat:
             stops = ", ".join(map(repr, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
             raise UserError(
                 f"task {task.id}: the chat template ends the answer with {whole[-20:]!r}, which holds none of the tokens that "
-                f"end a turn ({stops}), so the model would never learn to stop; name the template's token in the model's "
-                "generation_config.json as eos_token_id"
+                f"end a turn ({stops}), so the model would never learn to stop; end the template's answers with its "
+                "end-of-sequence token"
             )
         response_ids = response_ids[: ends[-1] + 1]  # some templates add a line break, which the model never gets to sample
         return EncodedDemonstration(prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids))
@@ -89,15 +91,29 @@ class ChatFormat:
     def parse(self, completion_text: str) -> Message:
         return parse_completion(completion_text)
 
+    def _template_stop_ids(self) -> set[int]:
+        """The special token that the template puts behind an answer; the folders of base models name only the end of a text."""
+        conversation = (Message(Role.USER, "question"), Message(Role.ASSISTANT, "answer"))
+        after = self._render(conversation, Effort.HIGH, add_generation_prompt=False).rpartition("answer")[2]
+        found = self._typed.search(after)
+        return {int(self.tokenizer.convert_tokens_to_ids(found.group()))} if found else set()
+
     def _render(self, messages: Sequence[Message], effort: Effort, *, add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                [{key: self._quote(text) if key != "role" else text for key, text in m.as_dict().items()} for m in messages],
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=effort is not Effort.NONE,
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [
+                        {key: self._quote(text) if key != "role" else text for key, text in m.as_dict().items()}
+                        for m in messages
+                    ],
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    enable_thinking=effort is not Effort.NONE,
+                )
             )
-        )
+        except TemplateError as error:  # some know no system role, some want user and assistant in turns
+            roles = ", ".join(m.role.value for m in messages)
+            raise UserError(f"the model's chat template refuses a conversation of the roles {roles}: {error}") from error
 
     def _quote(self, text: str) -> str:
         """Puts a private-use character in the place of each special token that stands in a message's text."""

@@ -190,7 +190,10 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
 
 
 def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, source: str = "") -> Policy:
-    chat = ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(model.generation_config))
+    declared = _end_of_turn_ids(model.generation_config)
+    chat = ChatFormat(tokenizer, stop_ids=declared)
+    if not chat.stop_ids <= set(declared):
+        model.generation_config.eos_token_id = sorted(chat.stop_ids)  # a checkpoint stops where training stopped it
     policy = Policy(model.to(best_device()), tokenizer, chat, getattr(torch, config.dtype), source)
     _check_head(policy)
     if policy.dtype is torch.bfloat16:

@@ -107,12 +107,26 @@ def test_effort_none_opens_closed_and_needs_no_reasoning() -> None:
         OURS.demonstration(demonstration("5"))
 
 
-def test_a_template_whose_end_of_turn_never_stops_is_the_users_error() -> None:
+def test_the_token_behind_an_answer_ends_a_turn_though_the_folder_names_another() -> None:
+    """As with base models, whose end-of-sequence token is the end of a text."""
     chat = hub_like(CHATML, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|endoftext|>")
+    assert chat.stop_ids == set(chat.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+    assert chat.tokenizer.decode(chat.demonstration(demonstration("5")).token_ids[-1:]) == "<|im_end|>"
+
+
+def test_a_template_whose_end_of_turn_never_stops_is_the_users_error() -> None:
+    plain = "{%- for m in messages -%}{{- m.role + ': ' + m.content + '\n' -}}{%- endfor -%}"
+    chat = hub_like(plain + "{%- if add_generation_prompt -%}{{- 'assistant: ' -}}{%- endif -%}", [], "<|endoftext|>")
     with pytest.raises(UserError, match="never learn to stop"):
         chat.demonstration(demonstration("5"))
-    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert ChatFormat(chat.tokenizer, stop_ids=[end]).demonstration(demonstration("5")).token_ids[-1] == end
+
+
+def test_a_conversation_that_the_template_refuses_is_the_users_error() -> None:
+    picky = "{%- if messages[0].role == 'system' -%}{{- raise_exception('no system role here') -}}{%- endif -%}" + GEMMA
+    chat = hub_like(picky, ["<bos>", "<start_of_turn>", "<end_of_turn>"], "<end_of_turn>")
+    assert chat.prompt_ids([user("5")])
+    with pytest.raises(UserError, match="refuses a conversation of the roles system, user: no system role here"):
+        chat.prompt_ids([Message(Role.SYSTEM, "s"), user("5")])
 
 
 # ---- special tokens in text
