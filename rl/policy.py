@@ -190,6 +190,7 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
 
 
 def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, source: str = "") -> Policy:
+    model.generation_config = _savable(model.generation_config)
     declared = _end_of_turn_ids(model.generation_config)
     chat = ChatFormat(tokenizer, stop_ids=declared)
     if not chat.stop_ids <= set(declared):
@@ -199,6 +200,22 @@ def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Mo
     if policy.dtype is torch.bfloat16:
         narrow_frozen(model)
     return policy
+
+
+def _savable(generation: GenerationConfig | None) -> GenerationConfig | None:
+    """As it is where transformers will save it again; else its tokens alone.
+
+    It reads sampling settings beside `do_sample: false`, and ignores them, but will not write them, which would lose a run's
+    checkpoint after the training.
+    """
+    if generation is None:
+        return None
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        tokens = {key: value for key, value in generation.to_dict().items() if key.endswith("token_id")}
+        return GenerationConfig(**tokens)
+    return generation
 
 
 def _end_of_turn_ids(generation: GenerationConfig | None) -> Sequence[int]:

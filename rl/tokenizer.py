@@ -77,7 +77,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    """The tokenizer of a hub id or a folder; one that is not there, or without what chats need, is the user's error."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from error
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer of {folder} has no chat template; add a chat_template.jinja to the model's folder "

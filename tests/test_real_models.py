@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rewards.task import Demonstration, Effort, Message, Role, Task
 from rl.checkpoint import last_checkpoint
 from rl.config import ModelConfig
 from rl.policy import load_policy
-from rl.tokenizer import fingerprint
+from rl.tokenizer import fingerprint, load_tokenizer
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.datasets import load_dataset_examples
 from tests.hub_folders import FAMILIES, TEXTS, write_data, write_model
@@ -117,6 +118,30 @@ def test_thinking_templates_open_and_close_thinking_as_asked(hub: Path) -> None:
     prompt = chat.prompt_ids(task.messages)
     text = chat.completion_text(prompt, shown.token_ids[len(prompt) :])
     assert chat.parse(text) == Message(Role.ASSISTANT, "12-2=10", "3*4=12")
+
+
+def test_ids_beyond_the_tokenizer_have_no_text(hub: Path) -> None:
+    """Published embeddings are padded beyond the vocabulary, and a random model samples those rows too."""
+    policy = load_policy(hub / "qwen3", ModelConfig(path="-"))
+    size = policy.model.config.vocab_size
+    assert size > len(policy.tokenizer)
+    [five] = policy.tokenizer("5")["input_ids"]
+    assert policy.chat.completion_text(policy.chat.prompt_ids(as_messages(QUESTIONS[0])), [size - 1, five, size - 2]) == "5"
+
+
+def test_a_generation_config_that_transformers_would_not_save_again_loses_no_checkpoint(tmp_path: Path) -> None:
+    """Some published ones set a temperature beside `do_sample: false`."""
+    family = replace(FAMILIES["llama3"], sampling={"do_sample": False, "temperature": 0.6, "top_p": 0.9})
+    policy = load_policy(write_model(tmp_path / "model", family), ModelConfig(path="-"))
+    policy.save(tmp_path / "saved")
+    declared, kept = (json.loads((tmp_path / f / "generation_config.json").read_text()) for f in ("model", "saved"))
+    assert kept["eos_token_id"] == declared["eos_token_id"]
+    assert "temperature" not in kept
+
+
+def test_a_model_that_is_not_there_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mixtral"])
