@@ -97,7 +97,7 @@ def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with Polymath, by name. `base.yaml` files are there to be extended, not run."""
-    paths = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("*/*.yaml")])
+    paths = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("*/*.yaml"))]
     return {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in paths if path.name != "base.yaml"}
 
 

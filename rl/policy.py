@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ BAD_MODEL = (
     TypeError,
     ValueError,
 )
+
+LOADING = threading.Lock()  # while transformers loads a model, torch makes empty tensors in every thread of the process
 
 hf_logging.disable_progress_bar()  # loading and saving would draw over a run's own view
 
@@ -145,12 +148,13 @@ def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
     """
     try:
         tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            attn_implementation=config.attention,
-            trust_remote_code=config.trust_remote_code,
-        )
+        with LOADING:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=torch.float32,
+                attn_implementation=config.attention,
+                trust_remote_code=config.trust_remote_code,
+            )
     except BAD_MODEL as error:
         raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
     if config.lora is not None:

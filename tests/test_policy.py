@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_a_local_folder_in_hub_layout_loads(architecture: str, tmp_path: Path) -
         assert torch.equal(policy.weights()[name], parameter.detach()), name
     assert policy.chat.stop_ids == {policy.tokenizer.eos_token_id}
     assert fingerprint(policy.tokenizer) == fingerprint(made.tokenizer)
+
+
+def test_threads_may_load_side_by_side(model_folder: Path) -> None:
+    """As the rollout workers of an inline run do."""
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_policy(model_folder, ModelConfig(path=str(model_folder))).weights(), range(8)))
+    assert all(torch.equal(loaded[0][name], weights[name]) for weights in loaded for name in loaded[0])
 
 
 def test_all_declared_ends_of_a_turn_stop(tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def test_thinking_templates_open_and_close_thinking_as_asked(hub: Path) -> None:
     assert chat.parse(text) == Message(Role.ASSISTANT, "12-2=10", "3*4=12")
 
 
+@pytest.mark.slow
+def test_the_gpu_recipe_runs_on_folders_like_the_hubs(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["stages.grpo.steps=1", "stages.grpo.num_prompts=2", "stages.grpo.sampling.max_tokens=8", "evaluation.num_tasks=2"]
+    small += ["evaluation.sampling.max_tokens=4", "runtime=inline", "runtime.num_threads=1", "engine.max_batch_size=8"]
+    folders = [f"model.path={hub / 'qwen3_base'}", f"data.sources.0.dataset={hub / 'data'}"]
+    assert main(["run", "gpu/math_qwen3", *folders, *small]) == 0
+    events = [json.loads(line) for line in (tmp_path / "runs/math_qwen3/events.jsonl").read_text().splitlines()]
+    [sample] = [e for e in events if e["event"] == "sample"]
+    assert sample["prompt"].endswith("How many?\n\nReason step by step, and put your final answer within \\boxed{}.")
+    assert sample["answer"].isdigit()
+
+
 def test_ids_beyond_the_tokenizer_have_no_text(hub: Path) -> None:
     """Published embeddings are padded beyond the vocabulary, and a random model samples those rows too."""
     policy = load_policy(hub / "qwen3", ModelConfig(path="-"))

@@ -75,6 +75,14 @@ def test_a_shipped_recipe_is_found_from_any_folder(folder: Path, name: str) -> N
     assert load(name).path == FOLDER / "math.yaml"
 
 
+def test_a_shipped_recipe_in_a_folder_goes_by_its_path(folder: Path) -> None:
+    loaded = load("gpu/math_qwen3")
+    assert (loaded.path, loaded.recipe.name) == (FOLDER / "gpu" / "math_qwen3.yaml", "math_qwen3")
+    assert "gpu/math_qwen3" in shipped()
+    with pytest.raises(RecipeError, match="did you mean gpu/math_qwen3"):
+        load("math_qwen3")
+
+
 def test_a_file_of_the_working_folder_wins_over_a_shipped_one(folder: Path) -> None:
     assert load(write(SMALL, "recipes/math.yaml")).path == folder / "recipes/math.yaml"
 
