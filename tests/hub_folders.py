@@ -8,7 +8,6 @@ where the template stands, old and new names in config.json, vocabularies padded
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -347,7 +346,3 @@ def _with_byte_fallback(family: Family) -> Tokenizer:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def copy_folder(source: Path, target: Path) -> Path:
-    return Path(shutil.copytree(source, target))
