@@ -128,18 +128,24 @@ class Trainer:
         self.policy.save(folder)
         if with_state:
             refreshed = self.reference is not None and self.reference_version > 0
-            reference = self.reference.weights() if refreshed and self.reference is not None else None
+            reference = self._reference_state() if refreshed else None
             extra = {"version": self.version, "reference_version": self.reference_version, "reference": reference}
-            save_training_state(folder, self.optimizer, self.schedule, extra)
+            save_training_state(folder, self.policy, self.optimizer, self.schedule, extra)
 
     def load_state(self, folder: Path) -> None:
         """Goes on from a checkpoint that `save` wrote with its state; this trainer was made from the stage's first model."""
-        self.policy.load_weights(load_policy(folder, self.model_config).weights())
-        extra = load_training_state(folder, self.optimizer, self.schedule)
+        extra = load_training_state(folder, self.policy, self.model_config, self.optimizer, self.schedule)
         self.version, self.reference_version = extra["version"], extra["reference_version"]
         if extra["reference"] is not None:
-            assert self.reference is not None, "the recipe that was saved had a reference"
-            self.reference.load_weights(extra["reference"])
+            with torch.no_grad():
+                for name, parameter in self._reference_state().items():
+                    parameter.copy_(extra["reference"][name])
+
+    def _reference_state(self) -> dict[str, Tensor]:
+        """The reference's own parameters: those that are trained in the policy; it shares the others."""
+        assert self.reference is not None, "the stage has a reference"
+        parameters = dict(self.reference.model.named_parameters())
+        return {name: parameters[name] for name in self.policy.trainable_state()}
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> Tensor | None:

@@ -43,7 +43,7 @@ class TrainerSpec:
     model: ModelConfig
     optimizer: OptimizerConfig
     stage: GrpoConfig
-    timeout_s: float
+    timeout_s: float = 600.0  # of the meeting of data-parallel trainers
     resume_from: str | None = None  # a checkpoint with the trainer's state; `folder` is then still the stage's first model
 
     def build(self, ranks: Ranks = ALONE) -> Trainer:

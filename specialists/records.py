@@ -15,7 +15,7 @@ from rl.runlog import RunLog
 from rl.training_state import FILE as TRAINING_STATE
 from specialists.progress import Progress
 
-PACKAGES = ("torch", "transformers", "trl", "ray", "datasets")
+PACKAGES = ("torch", "transformers", "trl", "peft", "ray", "datasets")
 
 
 class Records:

@@ -32,7 +32,7 @@ IGNORED = -100  # label of tokens without loss
 
 def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
     """Runs the job and returns the steps done; what was learned until a stop is saved too."""
-    policy = load_policy(job.resume_from or job.source, job.model)
+    policy = load_policy(job.source, job.model)
     optimizer, schedule = build_optimizer(policy.model, job.optimizer, job.stage.steps)
     recorder = _Recorder(job, policy, optimizer, schedule, report, stopped)
     rows = job.demonstrations[job.first_step * job.stage.batch_size :]
@@ -113,7 +113,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.job.resume_from is not None:  # here, since TRL has seeded the random generators by now
-            load_training_state(Path(self.job.resume_from), self.optimizer, self.schedule)
+            folder = Path(self.job.resume_from)
+            load_training_state(folder, self.policy, self.job.model, self.optimizer, self.schedule)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -134,5 +135,5 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         shutil.rmtree(folder, ignore_errors=True)
         self.policy.save(folder)
         if with_state:
-            save_training_state(folder, self.optimizer, self.schedule)
+            save_training_state(folder, self.policy, self.optimizer, self.schedule)
         self.report({"step": self.step, "saved": str(folder)})

@@ -79,8 +79,13 @@ def test_settings_that_decide_what_is_trained_are_refused(killed: Path, tmp_path
     text = resume(home, "stages.grpo.steps=30", "optimizer.lr=0.5", code=2)
     assert "stages.2.steps: got 30; the run began with 24" in text
     assert "runtime, evaluation, checkpoints and a stage's eval_every and save_every" in text
-    (home / "digits.py").write_text((home / "digits.py").read_text().replace("sum(", "2 * sum("))
-    assert "a reward's file has changed" in resume(home, code=2)
+    reward = killed / "digits.py"  # the run's recipe names it by the path that it had
+    text = reward.read_text()
+    try:
+        reward.write_text(text.replace("sum(", "2 * sum("))
+        assert "a reward's file has changed" in resume(home, code=2)
+    finally:
+        reward.write_text(text)
 
 
 def test_a_resumed_run_may_change_how_it_runs(killed: Path, whole: tuple[Path, Whole], tmp_path: Path) -> None:
@@ -88,7 +93,6 @@ def test_a_resumed_run_may_change_how_it_runs(killed: Path, whole: tuple[Path, W
     shutil.copytree(killed, home, symlinks=True)
     before = last_row(home / "runs" / "tiny-1")
     assert "grpo" in before
-    # the run's recipe names the reward by the path that it had, which is still there
     text = resume(home, "stages.grpo.save_every=3", "stages.grpo.eval_every=0", "checkpoints.keep_last=1")
     assert "resumed in stage grpo after step" in text
     run = home / "runs" / "tiny-1"
