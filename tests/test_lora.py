@@ -184,15 +184,16 @@ def test_frozen_layers_in_bfloat16_change_nothing_that_autocast_computes(model_f
 def test_a_supervised_stage_trains_adapters_and_the_next_begins_with_fresh_ones(model_folder: Path, tmp_path: Path) -> None:
     shown = [demonstration(i % 4) for i in range(20)]
     job = job_of(model_folder, tmp_path / "sft", shown, batch_size=4)
-    _, rows = run(replace(job, model=LORA))
+    _, rows, folders = run(replace(job, model=LORA))
+    end = folders[5]
     assert rows[-1]["loss"] < rows[0]["loss"]
-    start, saved = load_policy(model_folder, PLAIN).weights(), load_policy(tmp_path / "sft", PLAIN)
+    start, saved = load_policy(model_folder, PLAIN).weights(), load_policy(end, PLAIN)
     changed = {name.split(".")[-2] for name, tensor in saved.weights().items() if not torch.equal(tensor, start[name])}
     assert changed == ATTENTION | {"gate_proj", "up_proj", "down_proj"}
-    following = load_policy(tmp_path / "sft", LORA)
+    following = load_policy(end, LORA)
     assert not any(tensor.any() for name, tensor in following.trainable_state().items() if ".lora_B." in name)
     assert torch.equal(logits(following.model), logits(saved.model))
-    assert following.source == str(tmp_path / "sft")
+    assert following.source == str(end)
 
 
 def test_adapters_resume_bit_by_bit(model_folder: Path, tmp_path: Path) -> None:
