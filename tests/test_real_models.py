@@ -36,7 +36,7 @@ data:
       eval_split: test
       columns: {{prompt: question, response: answer, answer_after: "####"}}
 stages:
-  - {{kind: sft, steps: 1, batch_size: 4, evaluate: false, logging_steps: 1}}
+  - {{kind: sft, steps: 1, batch_size: 4, evaluate: false}}
   - {{kind: grpo, steps: 1, num_prompts: 2, group_size: 4, sampling: {{max_tokens: 8}}}}
 optimizer: {{name: adamw, lr: 1e-3}}
 rewards:
