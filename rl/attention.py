@@ -137,12 +137,12 @@ def _attend(
         batch = (x.view(block.shape[0], -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         outputs.append(function(module, *batch, mask, **settings)[0].flatten(0, 1))
     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    return _Scatter.apply(output, packing.output_index_N, packing.query_index, packing.dropped)[None], None  # type: ignore[no-untyped-call]
+    return _Scatter.apply(output, packing.output_index_N, packing.query_index, packing.dropped).unsqueeze(0), None  # type: ignore[no-untyped-call]
 
 
 def _rows(x: Tensor) -> Tensor:
     """[1, heads, N, size] as [N, heads, size]."""
-    return x.transpose(1, 2)[0]
+    return x.transpose(1, 2).squeeze(0)
 
 
 class _Gather(torch.autograd.Function):

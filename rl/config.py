@@ -60,6 +60,7 @@ class ModelConfig:
     init: InitConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"  # products in bfloat16 run under autocast; master weights stay fp32
     attention: Literal["eager", "sdpa"] = "sdpa"
+    activation_checkpointing: bool = False  # training keeps each layer's input alone: less memory, a third more products
     trust_remote_code: bool = False
     lora: LoraConfig | None = None  # null: every weight is trained; else give the optimizer `name: adamw`
 

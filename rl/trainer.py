@@ -24,6 +24,7 @@ from rl.losses.base import LossFn
 from rl.losses.config import Aggregation
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
+from rl.recompute import enable_recompute, evaluation_mode
 from rl.training_state import load_training_state, save_training_state
 
 
@@ -59,6 +60,8 @@ class Trainer:
         self.model_config = model
         # Why microbatches are padded; None: they are packed.
         self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
+        if model.activation_checkpointing:
+            enable_recompute(self.policy.model)
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.aggregation, self.max_tokens = aggregation, max_tokens  # of the loss tokens' weights
         self.max_grad_norm = optimizer.max_grad_norm
@@ -96,7 +99,7 @@ class Trainer:
 
     def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
         """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""
-        self.policy.model.eval()  # dropout would give other probabilities than the sampler's and the reference's
+        evaluation_mode(self.policy.model)  # dropout would give other probabilities than the sampler's and the reference's
         hidden_TD = _at_loss_tokens(self.policy, batch)
         reference_logprobs_T = self._reference_logprobs(batch)
         result = loss(hidden_TD, self.policy.head, batch, reference_logprobs_T)
