@@ -111,7 +111,6 @@ class EngineCore:
     @torch.inference_mode()
     def step(self) -> list[tuple[str, TokenChunk]]:
         """Admits what fits, decodes one token for every active row, and returns the chunks that are due."""
-        self.policy.model.eval()
         newly = self._admit()
         if not newly and self.active:
             logits = self.kv.decode([s.token_ids[-1] for s in self.active], [len(s.token_ids) - 1 for s in self.active])
@@ -253,6 +252,7 @@ class EngineCore:
 
     def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
         self.policy.load_weights(weights)
+        self.kv.weights_changed()
         self.policy_version = version
         self._restored.clear()
 

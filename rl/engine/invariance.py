@@ -14,11 +14,13 @@ from torch import Tensor
 
 from rewards.errors import UserError
 from rl.config import EngineConfig
+from rl.engine.decoder import Decoder, make_decoder
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
 from rl.policy import Policy
 
 PROMPT, STEPS = 7, 6  # tokens prefilled and decoded by the probes
+LONG = 70  # prompt of one neighbour: it attends to another bucket of the cache
 BATCHES = (1, 3, 64)
 
 
@@ -31,22 +33,28 @@ class Verdict:
 
 
 def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, str]:
-    """The batched cache where decoding through it gives the model's own logits, else the model's native cache and why."""
-    slots = SlotKV(policy, config.max_batch_size, fixed_shapes=config.deterministic)
+    """The first cache, of three, whose decoding gives the model's own logits; the reason where it is the last.
+
+    Slots with attention made for one query a row (on the CPU, for models that use transformers' sdpa), slots with the model's
+    own attention, and the model's native cache, one sequence a call.
+    """
+    policy.model.eval()
     tokens = _tokens(policy, 2, 32)
-    try:
-        error = _decode_error(policy, slots, tokens)
-        why = f"decoding through slots differs by {error:.2g}"
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as problem:
-        error, why = float("inf"), f"slots cannot hold its cache ({type(problem).__name__}: {problem})"
-    tolerance = 0.25 if policy.dtype is torch.bfloat16 else 1e-3
-    if error <= tolerance:
-        return slots, ""
+    one_query = policy.device.type == "cpu" and policy.model.config._attn_implementation == "sdpa"
+    for fast in (True, False) if one_query else (False,):
+        try:
+            slots = SlotKV(make_decoder(policy, one_query=fast), config.max_batch_size, fixed_shapes=config.deterministic)
+            error = _decode_error(policy, slots, tokens)
+            why = f"decoding through slots differs by {error:.2g}"
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as problem:
+            error, why = float("inf"), f"slots cannot hold its cache ({type(problem).__name__}: {problem})"
+        if error <= _tolerance(policy):
+            return slots, ""
     native = NativeKV(policy, config.max_batch_size)
     error = _decode_error(policy, native, tokens)
-    if error <= tolerance:
+    if error <= _tolerance(policy):
         return native, f"one sequence a call, in the model's own cache: {why}"
     raise UserError(
         f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward "
@@ -54,30 +62,34 @@ def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, 
     )
 
 
+def _tolerance(policy: Policy) -> float:
+    return 0.25 if policy.dtype is torch.bfloat16 else 1e-3
+
+
 @torch.inference_mode()
-def probe(policy: Policy, config: EngineConfig) -> Verdict:
-    """Compares logits bit for bit: one request alone against batches of 3 and 64, padded, and prefilled against decoded.
+def probe(decoder: Decoder, config: EngineConfig) -> Verdict:
+    """Compares logits bit for bit: one request alone against batches of 3 and 64, with longer and shorter neighbours, in
+    another row, and prefilled against decoded.
 
     With `config.deterministic`, prefill against decode is not compared: an interrupted turn is then decoded again token by
     token, so the two never have to agree.
     """
-    policy.model.eval()
+    policy = decoder.policy
     batches = [n for n in BATCHES if n <= max(1, config.max_batch_size)]
-    tokens = _tokens(policy, max(batches), PROMPT + STEPS)
-    alone = _trace(policy, config, tokens[:1], [PROMPT])
+    tokens = _tokens(policy, max(batches), LONG + STEPS)
+    alone = _trace(decoder, config, tokens[:1], [PROMPT])
     for n in batches[1:]:
-        lengths = [PROMPT] + [PROMPT - 1 - i % 3 for i in range(n - 1)]
-        got = _trace(policy, config, tokens[:n], lengths)
-        difference = _difference(alone, got)
+        # the longest neighbour makes the others attend to more empty places than they would alone
+        lengths = [PROMPT, LONG, *(PROMPT - 1 - i % 3 for i in range(n - 2))]
+        difference = _difference(alone, _trace(decoder, config, tokens[:n], lengths))
         if difference:
             return Verdict(False, f"batch of {n} against 1: largest difference {difference:.2g}")
-        difference = _difference(
-            alone, _trace(policy, config, np.roll(tokens[:n], 1, axis=0), [*lengths[-1:], *lengths[:-1]], row=1)
-        )
+        shifted = np.roll(tokens[:n], 1, axis=0), [*lengths[-1:], *lengths[:-1]]
+        difference = _difference(alone, _trace(decoder, config, *shifted, row=1))
         if difference:
             return Verdict(False, f"another row of a batch of {n}: largest difference {difference:.2g}")
     if not config.deterministic:
-        kv = SlotKV(policy, 1, fixed_shapes=False)
+        kv = SlotKV(decoder, 1, fixed_shapes=False)
         prefilled = torch.stack([kv.prefill([tokens[0, : PROMPT + i].tolist()])[0][0] for i in range(STEPS + 1)])
         difference = _difference(alone, prefilled)
         if difference:
@@ -92,14 +104,14 @@ def _tokens(policy: Policy, rows: int, length: int) -> np.ndarray[tuple[int, int
 
 
 def _trace(
-    policy: Policy,
+    decoder: Decoder,
     config: EngineConfig,
     tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]],
     lengths: Sequence[int],
     row: int = 0,
 ) -> Tensor:
     """Logits [STEPS + 1, V] of one row while the whole batch is prefilled and then decoded together."""
-    kv = SlotKV(policy, config.max_batch_size, fixed_shapes=config.deterministic)
+    kv = SlotKV(decoder, config.max_batch_size, fixed_shapes=config.deterministic)
     logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
     for slot, cache in enumerate(caches):
         kv.place([slot], cache)
@@ -113,7 +125,6 @@ def _trace(
 @torch.inference_mode()
 def _decode_error(policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> float:
     """Largest difference between logits decoded through the cache, rows at different lengths, and full forwards."""
-    policy.model.eval()
     lengths = [5, 9]
     logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
     for slot, cache in enumerate(caches):

@@ -33,6 +33,9 @@ class NativeKV:
         self.policy = policy
         self._slots: list[NativeState | None] = [None] * num_slots
 
+    def weights_changed(self) -> None:
+        """Nothing of the weights is kept here."""
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[NativeState]]:
         outputs = [self._run(NativeState("past_key_values", None), list(prompt)) for prompt in prompts]
         return torch.stack([logits for logits, _ in outputs]), [state for _, state in outputs]

@@ -1,13 +1,12 @@
 """A ragged KV cache for batched decoding: one slot a request, each row at its own length, no copying as sequences grow.
 
 Serves any model whose attention layers keep plain keys and values; `rl/engine/kv_native.py` serves the others.
-Shapes: _B rows, _P prompt tokens, _H key-value heads, _L cache length, _D head dimension, _V vocabulary.
+Shapes: _B rows, _H key-value heads, _L cache length, _D head dimension, _V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,39 +14,56 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rl.policy import Policy
+from rl.engine.decoder import Decoder
 
-BUCKET = 64  # cache lengths are rounded up to a multiple of this
-TILE = 16  # rows of a fixed-shape call
+BUCKET = 64  # slots are allocated, and with fixed shapes attended, in multiples of this length
+ATTEND = 16  # without fixed shapes the attended length is a multiple of this
+TILE = 32  # rows of a fixed-shape call
 
 LayerKV = tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [H, L, D] of one sequence
 
 
-@dataclass
 class _Plan:
-    """Where the rows of the next forward call live: slot numbers [B], positions [B], attended length."""
+    """Where the rows of the next forward call live: slots [B], positions [B], attended length."""
 
-    slots: Tensor
-    positions: Tensor
-    length: int
-    dense: bool  # the slots are exactly 0..B-1, so that reading needs no gather
+    def __init__(self, slots: Sequence[int], positions: Tensor, length: int) -> None:
+        self.positions, self.length = positions, length
+        self.slots = torch.tensor(slots, device=positions.device)
+        first, count = slots[0], len(slots)
+        # neighbouring slots are read where they lie, others are gathered; either way a row's products have one shape
+        self.read: slice | Tensor = slice(first, first + count) if slots == range(first, first + count) else self.slots
+        self._lines: dict[tuple[int, int], Tensor] = {}
+
+    def lines(self, num_heads: int, capacity: int) -> Tensor:
+        """The new tokens' lines [B * H] in a store seen as [slots * H * capacity, D]."""
+        if (num_heads, capacity) not in self._lines:
+            heads = torch.arange(num_heads, device=self.slots.device)
+            lines = (self.slots[:, None] * num_heads + heads) * capacity + self.positions[:, None]
+            self._lines[num_heads, capacity] = lines.flatten()
+        return self._lines[num_heads, capacity]
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's slots, [num_slots, H, L, D]; `update` writes one token a row and returns what the rows attend to."""
 
-    def __init__(self, plan: _Plan, keys: Tensor, values: Tensor) -> None:
+    plan: _Plan
+
+    def __init__(self, keys: Tensor, values: Tensor, rounded_to: torch.dtype) -> None:
         super().__init__()
-        self.plan, self.keys, self.values, self.is_initialized = plan, keys, values, True
+        self.keys, self.values, self.rounded_to, self.is_initialized = keys, values, rounded_to, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         plan = self.plan
+        _, num_heads, capacity, _ = self.keys.shape
+        lines = plan.lines(num_heads, capacity)
         for store, new in ((self.keys, key_states), (self.values, value_states)):
-            store[plan.slots, :, plan.positions] = new[:, :, 0].to(store.dtype)
-        if plan.dense:
-            rows = slice(0, len(plan.slots))
-            return self.keys[rows, :, : plan.length], self.values[rows, :, : plan.length]
-        return self.keys[plan.slots, :, : plan.length], self.values[plan.slots, :, : plan.length]
+            width = store.shape[-1]
+            store.view(-1, width).index_copy_(0, lines, self.rounded(new).reshape(-1, width))
+        return self.keys[plan.read, :, : plan.length], self.values[plan.read, :, : plan.length]
+
+    def rounded(self, states: Tensor) -> Tensor:
+        """As the model's products would round them, in the store's dtype."""
+        return states.to(self.rounded_to).to(self.keys.dtype)
 
     def get_seq_length(self) -> int:
         return self.plan.length - 1
@@ -61,12 +77,13 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
 class SlotKV:
     """Prefill and decode over slots. With `fixed_shapes` every call has a shape that depends on its own rows alone."""
 
-    def __init__(self, policy: Policy, num_slots: int, *, fixed_shapes: bool) -> None:
-        self.policy, self.num_slots, self.fixed_shapes = policy, num_slots, fixed_shapes
+    def __init__(self, decoder: Decoder, num_slots: int, *, fixed_shapes: bool) -> None:
+        self.decoder, self.policy, self.num_slots, self.fixed_shapes = decoder, decoder.policy, num_slots, fixed_shapes
         self.replays_turns = fixed_shapes  # an interrupted turn is decoded again, since a prefill has other bits
-        empty = torch.zeros(0, dtype=torch.long)
-        self._plan = _Plan(empty, empty, 0, True)
         self._cache: Cache | None = None
+
+    def weights_changed(self) -> None:
+        self.decoder.refresh()
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[LayerKV]]:
         """Logits [n, V] after each prompt, and each prompt's keys and values. Prompts are padded on the right."""
@@ -92,8 +109,8 @@ class SlotKV:
         self._reserve(kv[0][0].shape[1])
         index = torch.tensor(list(slots), device=self.policy.device)
         for layer, (keys, values) in zip(self._layers, kv, strict=True):
-            layer.keys[index, :, : keys.shape[1]] = keys
-            layer.values[index, :, : values.shape[1]] = values
+            layer.keys[index, :, : keys.shape[1]] = layer.rounded(keys)
+            layer.values[index, :, : values.shape[1]] = layer.rounded(values)
 
     def take(self, slot: int, length: int) -> LayerKV:
         """A copy of one slot's first `length` positions."""
@@ -108,7 +125,7 @@ class SlotKV:
         """Logits [B, V] after one more token in each of the slots 0..B-1; `positions` are the tokens' absolute places."""
         self._reserve(max(positions) + 1)
         if not self.fixed_shapes:
-            return self._forward(list(range(len(token_ids))), token_ids, positions, _rounded(max(positions) + 1))
+            return self._forward(range(len(token_ids)), token_ids, positions, _rounded(max(positions) + 1, ATTEND))
         rows_by_length: dict[int, list[int]] = {}
         for row, position in enumerate(positions):
             rows_by_length.setdefault(_rounded(position + 1), []).append(row)
@@ -117,7 +134,9 @@ class SlotKV:
             for start in range(0, len(rows), TILE):
                 tile = rows[start : start + TILE]
                 pad = TILE - len(tile)
-                slots = [*tile, *[self.num_slots] * pad]  # the spare slot takes the padding
+                # the spare slot takes the padding; rows that are neighbours are read without gathering
+                whole = not pad and tile[-1] - tile[0] == TILE - 1
+                slots = range(tile[0], tile[0] + TILE) if whole else [*tile, *[self.num_slots] * pad]
                 out = self._forward(
                     slots,
                     [*(token_ids[r] for r in tile), *[0] * pad],
@@ -134,10 +153,14 @@ class SlotKV:
         return self._cache.layers  # type: ignore[no-any-return]
 
     def _allocate(self, kv: LayerKV) -> None:
-        def room(like: Tensor) -> Tensor:
-            return like.new_zeros(self.num_slots + 1, like.shape[0], BUCKET, like.shape[2])
+        """float32 for the attention of `rl/engine/decoder.py`, else what the model's own attention computes with."""
+        dtype = torch.float32 if self.decoder.one_query else self.policy.dtype
 
-        self._cache = Cache(layers=[_SlotLayer(self._plan, room(keys), room(values)) for keys, values in kv])
+        def layer(keys: Tensor, values: Tensor) -> _SlotLayer:
+            stores = (x.new_zeros(self.num_slots + 1, x.shape[0], BUCKET, x.shape[2], dtype=dtype) for x in (keys, values))
+            return _SlotLayer(*stores, rounded_to=self.policy.dtype)
+
+        self._cache = Cache(layers=[layer(keys, values) for keys, values in kv])
 
     def _reserve(self, length: int) -> None:
         if self._layers[0].keys.shape[2] < length:
@@ -146,10 +169,10 @@ class SlotKV:
 
     def _forward(self, slots: Sequence[int], token_ids: Sequence[int], positions: Sequence[int], length: int) -> Tensor:
         device = self.policy.device
-        plan = self._plan
-        plan.slots, plan.positions = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
-        plan.length, plan.dense = length, not self.fixed_shapes
-        hidden = self.policy.hidden_states(
+        plan = _Plan(slots, torch.tensor(positions, device=device), length)
+        for layer in self._layers:
+            layer.plan = plan
+        hidden = self.decoder.stepper.hidden_states(
             torch.tensor(token_ids, device=device)[:, None],
             position_ids=plan.positions[:, None],
             attention_mask=self._mask(plan.positions, length),
@@ -178,5 +201,5 @@ class SlotKV:
         ]
 
 
-def _rounded(length: int) -> int:
-    return -(-length // BUCKET) * BUCKET
+def _rounded(length: int, multiple: int = BUCKET) -> int:
+    return -(-length // multiple) * multiple

@@ -39,7 +39,7 @@ class TorchEngine:
     def __init__(self, policy: Policy, config: EngineConfig, *, timeout_s: float = 600.0) -> None:
         self._config, self._timeout_s = config, timeout_s
         kv, why_native = choose_kv(policy, config)
-        verdict = Verdict(True, why_native) if isinstance(kv, NativeKV) else probe(policy, config)
+        verdict = Verdict(True, why_native) if isinstance(kv, NativeKV) else probe(kv.decoder, config)
         invariant, reason = verdict.invariant, verdict.detail
         self._capabilities = Capabilities(
             batch_invariant=invariant,

@@ -16,7 +16,8 @@ from dataclasses import replace
 import torch
 
 from rl.config import EngineConfig, InitConfig, ModelConfig, SamplingConfig
-from rl.engine.invariance import probe
+from rl.engine.invariance import choose_kv, probe
+from rl.engine.kv_slots import SlotKV
 from rl.engine.protocol import GenerateRequest, TokenChunk
 from rl.engine.torch_engine import TorchEngine
 from rl.policy import init_policy
@@ -42,7 +43,9 @@ def main() -> None:
         model = ModelConfig(path="-", dtype=dtype)  # type: ignore[arg-type]
         policy = init_policy(InitConfig(config=config), tokenizer, model, seed=0)
         settings = EngineConfig(max_batch_size=64, max_seq_len=256, deterministic=fixed)
-        verdict = probe(policy, settings)
+        kv, _ = choose_kv(policy, settings)
+        assert isinstance(kv, SlotKV)
+        verdict = probe(kv.decoder, settings)
         engine = TorchEngine(policy, settings)
         same = asyncio.run(same_tokens(engine))
         engine.close()
