@@ -1,0 +1,77 @@
+"""What the benchmarks share: the models, the machine in words, its product rates, and the pages they write."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from rl.config import InitConfig, ModelConfig
+from rl.policy import Policy, init_policy
+from rl.tokenizer import train_tokenizer
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+SIZES = {  # Qwen3 with 4.98 and 49.3 million parameters: config, vocabulary
+    "q5": ({"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}, 1024),
+    "q50": ({"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}, 4096),
+}
+
+
+def make_policy(size: str, dtype: str) -> Policy:
+    """A random model whose end-of-sequence token lies outside its vocabulary: no side ever stops early."""
+    config, vocab_size = SIZES[size]
+    tokenizer = train_tokenizer(["345 + 278 = 623"] * 4, 512)
+    tokenizer.add_tokens([f"<w{i}>" for i in range(vocab_size - len(tokenizer))])
+    heads = {"num_key_value_heads": config["num_attention_heads"] // 2, "head_dim": 64, "tie_word_embeddings": True}
+    model = ModelConfig(path="-", dtype=dtype)  # type: ignore[arg-type]
+    policy = init_policy(InitConfig(config={**config, **heads}), tokenizer, model, seed=0)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.add_special_tokens({"eos_token": "<never>"})
+    never = tokenizer.eos_token_id
+    assert never == vocab_size, "the end token must lie outside the vocabulary"
+    policy.model.config.eos_token_id = never
+    policy.model.generation_config = GenerationConfig(eos_token_id=never, pad_token_id=tokenizer.pad_token_id)
+    return policy
+
+
+def num_parameters(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.model.parameters())
+
+
+def product_rate(dtype: torch.dtype, rows: int = 128) -> float:
+    """FLOP a second of a product [rows, 1024] @ [1024, 1024] with the present threads; best of 5 times 100 products."""
+    a, b = torch.randn(rows, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        for _ in range(100):
+            a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * rows * 1024 * 1024 * 100 / min(times[1:])
+
+
+def machine() -> str:
+    """Cores, vector instructions and torch, and nothing that names the machine."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    units = ", ".join(name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16") if name in flags)
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {capability}{f' ({units})' if units else ''}, torch {torch.__version__}"
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def write(name: str, text: str) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / name).write_text(text)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
