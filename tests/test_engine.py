@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from rl.config import EngineConfig, SamplingConfig
-from rl.engine.invariance import choose_kv
+from rl.engine import decoder as decoder_module
+from rl.engine.decoder import Decoder, make_decoder, one_query_attention
+from rl.engine.invariance import choose_kv, probe
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
 from rl.engine.protocol import GenerateRequest, TokenChunk
@@ -326,6 +328,87 @@ def test_the_same_request_gives_the_same_tokens_in_any_company(policy: Policy, d
                 assert half + ids(rest) == ids(alone)
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_an_engine_has_served_before_leaves_no_trace(policy: Policy, deterministic: bool) -> None:
+    """A resumed run starts with a fresh engine: its caches are smaller than those of one that has served long requests."""
+    config = EngineConfig(max_batch_size=16, max_seq_len=512, deterministic=deterministic)
+    used, fresh = TorchEngine(policy, config, timeout_s=60), TorchEngine(policy, config, timeout_s=60)
+    long = [request(f"l{i}", prompt=[0, 2, *[20 + i] * 260, 4], stop_ids=frozenset()) for i in range(16)]
+    requests = [request(f"h{i}", prompt=[0, 2, *range(20, 22 + 9 * (i % 3)), 4]) for i in range(24)]
+    try:
+        asyncio.run(generate(used, long))
+        later, first = asyncio.run(generate(used, requests)), asyncio.run(generate(fresh, requests))
+    finally:
+        used.close()
+        fresh.close()
+    for a, b in zip(later, first, strict=True):
+        assert ids(a) == ids(b)
+        assert np.array_equal(np.concatenate([c.logprobs for c in a]), np.concatenate([c.logprobs for c in b]))
+
+
+def test_bfloat16_weights_cast_once_give_the_bits_of_autocast() -> None:
+    policy = tiny_policy(dtype="bfloat16")
+    once = make_decoder(policy, one_query=False)
+    assert len(once.casts) == 2 * 7  # the linear layers of two blocks; the head stays in float32
+    each_time = replace(once, stepper=policy)
+    assert torch.equal(decoded(once), decoded(each_time))
+
+
+def decoded(decoder: Decoder) -> torch.Tensor:
+    """Logits of three rows at different lengths, six tokens on."""
+    kv = SlotKV(decoder, 3, fixed_shapes=False)
+    with torch.inference_mode():
+        prompts = [[0, 2, *range(20, 25 + 4 * i)] for i in range(3)]
+        for slot, cache in enumerate(kv.prefill(prompts)[1]):
+            kv.place([slot], cache)
+        return torch.stack([kv.decode([30 + i] * 3, [len(p) + i for p in prompts]) for i in range(6)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_with_new_weights_is_an_engine_of_the_new_model(dtype: str) -> None:
+    engines = [TorchEngine(tiny_policy(seed=s, dtype=dtype), EngineConfig(max_batch_size=4), timeout_s=60) for s in (0, 3)]
+    asyncio.run(engines[0].load_weights(1, tiny_policy(seed=3).weights()))
+    updated, made = (asyncio.run(generate(e, [request("u")]))[0] for e in engines)
+    for engine in engines:
+        engine.close()
+    assert ids(updated) == ids(made)
+    assert np.array_equal(np.concatenate([c.logprobs for c in updated]), np.concatenate([c.logprobs for c in made]))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_one_query_attention_is_scaled_dot_product_attention(groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(5, 2 * groups, 1, 16, generator=generator)
+    key, value = (torch.randn(5, 2, 64, 16, generator=generator)[:, :, :48] for _ in range(2))
+    visible = torch.arange(48)[None] <= torch.tensor([0, 5, 20, 46, 47])[:, None]
+    mask = torch.zeros(5, 1, 1, 48).masked_fill(~visible[:, None, None], torch.finfo(torch.float32).min)
+    got, _ = one_query_attention(torch.nn.Identity(), query, key, value, mask)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(got, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_attention_that_differs_from_the_models_own_is_not_used(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_kv(policy, EngineConfig(max_batch_size=4))[0].decoder.one_query  # type: ignore[union-attr]
+    real = decoder_module.one_query_attention
+    monkeypatch.setattr(decoder_module, "one_query_attention", lambda *a, **k: (real(*a, **k)[0] * 1.1, None))
+    kv, _ = choose_kv(policy, EngineConfig(max_batch_size=4))
+    assert isinstance(kv, SlotKV)
+    assert not kv.decoder.one_query
+
+
+def test_probe_notices_a_model_that_depends_on_longer_neighbours(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Policy.hidden_states
+
+    def leaky(self: Policy, input_ids: torch.Tensor, **inputs: object) -> torch.Tensor:
+        mask = inputs.get("attention_mask")
+        return real(self, input_ids, **inputs) * (1 + (1e-5 * mask.shape[-1] if isinstance(mask, torch.Tensor) else 0))
+
+    monkeypatch.setattr(Policy, "hidden_states", leaky)
+    config = EngineConfig(max_batch_size=8, max_seq_len=128)
+    verdict = probe(make_decoder(policy, one_query=True), config)
+    assert not verdict.invariant
 
 
 def test_probe_notices_a_model_that_depends_on_its_batch(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

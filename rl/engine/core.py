@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.config import EngineConfig, SamplingConfig
+from rl.config import EngineConfig
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
 from rl.engine.protocol import GenerateRequest, SavedKV, TokenChunk
@@ -28,21 +28,18 @@ from rl.trajectory import FinishReason
 PREFILL_TOKENS = 4096  # of one padded prefill call
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class ActiveRequest:
     """A request in the engine: all its tokens, those still to be forced, and sampled ones not handed out yet."""
 
     request: GenerateRequest
     token_ids: list[int]  # prompt, then everything after it
+    turn_start: int  # index in token_ids of this turn's first sampled token
+    turn_end: int  # len(token_ids) at which the turn is cut
     forced: deque[int] = field(default_factory=deque)
-    turn_start: int = 0  # index in token_ids of this turn's first sampled token
     fresh: list[tuple[int, float, int, NDArray[np.int32] | None]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     parked: Any = None  # cache of a kept request between its turns
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        return self.request.sampling
 
 
 class EngineCore:
@@ -72,7 +69,8 @@ class EngineCore:
                 f"request {request.request_id}: got {len(request.generated_ids)} generated tokens; allowed: fewer than its "
                 f"max_tokens {request.sampling.max_tokens}"
             )
-        sequence = ActiveRequest(request, list(request.prompt_ids), turn_start=len(request.prompt_ids))
+        start = len(request.prompt_ids)
+        sequence = ActiveRequest(request, list(request.prompt_ids), start, self._turn_end(request, start))
         sequence.forced.extend(request.generated_ids)
         self.waiting.append(sequence)
 
@@ -83,8 +81,12 @@ class EngineCore:
         del self.kept[request_id]
         sequence.forced.extend(forced_ids)
         sequence.turn_start = len(sequence.token_ids) + len(forced_ids)
+        sequence.turn_end = self._turn_end(sequence.request, sequence.turn_start)
         sequence.finish_reason = None
         self.waiting.append(sequence)
+
+    def _turn_end(self, request: GenerateRequest, turn_start: int) -> int:
+        return min(turn_start + request.sampling.max_tokens, self.config.max_seq_len)
 
     def _check_room(self, request_id: str, num_tokens: int) -> None:
         if num_tokens >= self.config.max_seq_len:
@@ -180,39 +182,35 @@ class EngineCore:
 
     def _append(self, sequences: Sequence[ActiveRequest], logits_BV: Tensor) -> None:
         """Gives each sequence its next token: a forced one if any is due, else a draw."""
+        requests = [s.request for s in sequences]
         positions = np.array([len(s.token_ids) for s in sequences], np.uint64)
-        keys = np.array([s.request.rollout_key for s in sequences], np.uint64)
-        seeds = {s.request.seed_key for s in sequences}
+        keys = np.array([r.rollout_key for r in requests], np.uint64)
+        seeds = np.array([r.seed_key for r in requests], np.uint64)
         draws_u = np.zeros(len(sequences))
-        for seed in seeds:
-            mine = np.array([s.request.seed_key == seed for s in sequences])
+        for seed in np.unique(seeds).tolist():
+            mine = seeds == seed
             draws_u[mine] = uniforms(seed, keys[mine], positions[mine])
-        draws = draw(logits_BV, [s.sampling for s in sequences], draws_u)
-        for i, sequence in enumerate(sequences):
+        draws = draw(logits_BV, [r.sampling for r in requests], draws_u)
+        drawn = zip(sequences, draws.token_ids.tolist(), draws.logprobs.tolist(), draws.kept, strict=True)
+        for sequence, token, logprob, kept in drawn:
             if sequence.forced:
                 sequence.token_ids.append(sequence.forced.popleft())
                 continue
-            token = int(draws.token_ids[i])
             sequence.token_ids.append(token)
-            sequence.fresh.append((token, float(draws.logprobs[i]), self.policy_version, draws.kept[i]))
-            sequence.finish_reason = self._finish_reason(sequence, token)
-
-    def _finish_reason(self, sequence: ActiveRequest, token: int) -> FinishReason | None:
-        if token in sequence.request.stop_ids or self._at_stop_string(sequence):
-            return FinishReason.STOP
-        if len(sequence.token_ids) - sequence.turn_start >= sequence.sampling.max_tokens:
-            return FinishReason.LENGTH
-        if len(sequence.token_ids) >= self.config.max_seq_len:
-            return FinishReason.CONTEXT
-        return None
+            sequence.fresh.append((token, logprob, self.policy_version, kept))
+            request = sequence.request
+            if token in request.stop_ids or (request.sampling.stop and self._at_stop_string(sequence)):
+                sequence.finish_reason = FinishReason.STOP
+            elif len(sequence.token_ids) >= sequence.turn_end:
+                at_limit = len(sequence.token_ids) - sequence.turn_start >= request.sampling.max_tokens
+                sequence.finish_reason = FinishReason.LENGTH if at_limit else FinishReason.CONTEXT
 
     def _at_stop_string(self, sequence: ActiveRequest) -> bool:
-        if not sequence.sampling.stop:
-            return False
-        longest = max(len(s.encode()) for s in sequence.sampling.stop)
+        stops = sequence.request.sampling.stop
+        longest = max(len(s.encode()) for s in stops)
         tail = sequence.token_ids[max(sequence.turn_start, len(sequence.token_ids) - longest - 1) :]
         text = str(self.policy.tokenizer.decode(tail))
-        return any(stop in text for stop in sequence.sampling.stop)
+        return any(stop in text for stop in stops)
 
     def _collect(self) -> list[tuple[str, TokenChunk]]:
         """Chunks of finished requests and of those that reached their stream interval; finished rows leave the batch."""

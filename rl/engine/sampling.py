@@ -42,7 +42,7 @@ def draw(logits_BV: Tensor, sampling: Sequence[SamplingConfig], uniforms_B: NDAr
         for row, mask in zip(cut_rows, allowed.cpu().numpy(), strict=True):
             kept[row] = np.flatnonzero(mask).astype(np.int32)
     logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
-    cumulative = logprobs_BV.double().exp().cumsum(dim=-1)
+    cumulative = logprobs_BV.exp().cumsum(dim=-1, dtype=torch.float64)
     threshold = torch.from_numpy(uniforms_B).to(cumulative.device)[:, None] * cumulative[:, -1:]
     token_B = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
     greedy = torch.tensor([t == 0 for t in temperatures], device=token_B.device)
