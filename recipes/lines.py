@@ -146,6 +146,11 @@ def _engine(row: Row, progress: Progress) -> str:
     return f"engine: a batch's make-up changes last bits, as usual ({row['reason']}); engine.deterministic=true avoids it"
 
 
+def _trainer(row: Row, progress: Progress) -> str:
+    because = row["padded_because"]
+    return f"trainer: microbatches are {'packed' if because is None else f'padded ({because})'}; products: {row['products']}"
+
+
 def _interrupted(row: Row, progress: Progress) -> str:
     kept = f"kept {row['kept']}" if row.get("kept") else "there was no checkpoint yet"
     return f"interrupted; {kept}{_how_to_go_on(row)}"
@@ -185,6 +190,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "report": lambda row, _: f"report: {row['path']}",
     "stage_finished": lambda row, _: f"stage {row['stage']} finished in {duration(row['wall_s'])}",
     "engine": _engine,
+    "trainer": _trainer,
     "evaluation": _evaluation,
     "sample": _sample,
     "score_failed": _score_failed,

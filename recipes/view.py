@@ -17,7 +17,7 @@ from recipes.dashboard import Dashboard
 from recipes.lines import Progress, Row, line
 from recipes.text import safe
 
-FLEETING = ("stage_started", "engine", "sample")  # events that the dashboard shows and no line keeps
+FLEETING = ("stage_started", "engine", "trainer", "sample")  # events that the dashboard shows and no line keeps
 
 
 class View(Protocol):

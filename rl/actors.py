@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rl.engine.protocol import Capabilities
     from rl.rollout import GroupRequest
     from rl.trajectory import Trajectory
-    from rl.workers import EngineSpec, Event, Job, TrainerSpec
+    from rl.workers import EngineSpec, Event, Job, TrainerFacts, TrainerSpec
 
 POLL_S = 0.2  # between two looks at a job's events
 
@@ -68,8 +68,8 @@ class TrainerActor:
     async def stop_job(self) -> None:
         self._stop.set()
 
-    async def open(self, spec: TrainerSpec) -> None:
-        await self.worker.open(spec)
+    async def open(self, spec: TrainerSpec) -> TrainerFacts:
+        return await self.worker.open(spec)
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         return await self.worker.train_step(samples)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rl.engine.protocol import Capabilities
     from rl.rollout import GroupRequest
     from rl.trajectory import Trajectory
-    from rl.workers import EngineSpec, TrainerSpec
+    from rl.workers import EngineSpec, TrainerFacts, TrainerSpec
 
 POLL_S = 0.2  # between two looks at a job's events
 SLIVER = 0.01  # of a core: on one machine trainer and sampler take turns on the same cores
@@ -177,8 +177,9 @@ class RayTrainer:
                 report(event)
         return await answer(done, self.timeout_s, "the supervised stage")
 
-    async def open(self, spec: TrainerSpec) -> None:
-        await self._all(lambda actor: actor.open.remote(spec), "the trainer to load its model")
+    async def open(self, spec: TrainerSpec) -> TrainerFacts:
+        facts: TrainerFacts = (await self._all(lambda actor: actor.open.remote(spec), "the trainer to load its model"))[0]
+        return facts
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         shared = ray.put(samples)  # once, however many trainers read it

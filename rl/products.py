@@ -9,6 +9,7 @@ start to start, the CPU's maker and flags and the exactness of a probe, and neve
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,12 @@ class Products:
     speedup: float | None = None
 
 
+@functools.cache
 def use_fast_products() -> Products:
-    """Switches float32 products of this process to oneDNN where that is exact and the CPU is one that gains; < 0.3 s."""
+    """Switches float32 products of this process to oneDNN where that is exact and the CPU is one that gains; < 0.3 s.
+
+    Whoever makes a model to train or to sample from calls it; later calls return the first one's decision.
+    """
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Products(False, "this torch was built without oneDNN")

@@ -19,6 +19,7 @@ from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.protocol import Engine, GenerateRequest, TokenChunk
 from rl.engine.torch_engine import TorchEngine
 from rl.policy import load_policy
+from rl.products import use_fast_products
 from rl.rng import key_of
 from rl.trainer import Weights
 from rl.trajectory import RolloutId, SamplingMask, Trajectory, Turn
@@ -39,6 +40,7 @@ class RolloutWorker:
     """Owns an engine and its copy of the policy."""
 
     def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
+        use_fast_products()
         policy = load_policy(folder, dataclasses.replace(model, lora=None))  # the weights that it pulls are merged
         self.chat = policy.chat
         self.engine: Engine = TorchEngine(policy, engine, timeout_s=timeout_s)

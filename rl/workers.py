@@ -22,6 +22,7 @@ from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
 from rl.engine.protocol import Capabilities
 from rl.losses.build import build_loss
+from rl.products import use_fast_products
 from rl.rollout import GroupRequest, RolloutWorker
 from rl.scoring import RewardWorker
 from rl.trainer import Trainer
@@ -47,6 +48,7 @@ class TrainerSpec:
     resume_from: str | None = None  # a checkpoint with the trainer's state; `folder` is then still the stage's first model
 
     def build(self, ranks: Ranks = ALONE) -> Trainer:
+        use_fast_products()
         stage = self.stage
         ranks.join(self.timeout_s)
         trainer = Trainer(
@@ -66,6 +68,14 @@ class TrainerSpec:
         if self.resume_from is not None:
             trainer.load_state(Path(self.resume_from))
         return trainer
+
+
+@dataclass(frozen=True)
+class TrainerFacts:
+    """What a trainer found when it opened, for the run's log."""
+
+    padded_because: str | None  # why microbatches are padded; None: they are packed
+    products: str  # which float32 products this machine uses, and why
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class TrainerHandle(Protocol):
         """Runs a job to its end, or until `stopped`, and returns its result, handing over its events as they come."""
         ...
 
-    async def open(self, spec: TrainerSpec) -> None:
+    async def open(self, spec: TrainerSpec) -> TrainerFacts:
         """Builds the trainer that the calls below use, in place of an earlier one."""
         ...
 
@@ -192,9 +202,10 @@ class InlineTrainer:
         finally:
             abandoned.set()  # a cancelled wait leaves the thread running: tell it to end
 
-    async def open(self, spec: TrainerSpec) -> None:
+    async def open(self, spec: TrainerSpec) -> TrainerFacts:
         self._trainer = None  # frees the earlier one before the next is built
         self._trainer = await in_thread(lambda: spec.build(self.ranks), self.timeout_s, "the trainer to load its model")
+        return TrainerFacts(self._trainer.padded_because, use_fast_products().reason)
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         return await in_thread(lambda: self.trainer.train_step(samples), self.timeout_s, "a training step")

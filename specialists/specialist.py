@@ -196,7 +196,8 @@ class Specialist:
         optimizer = stage.optimizer or self.plan.optimizer
         resume_from = self._resume_from()
         timeout_s = self.plan.runtime.timeout_s
-        await trainer.open(TrainerSpec(progress.source, self.plan.model, optimizer, stage, timeout_s, resume_from))
+        facts = await trainer.open(TrainerSpec(progress.source, self.plan.model, optimizer, stage, timeout_s, resume_from))
+        self.log.event("trainer", padded_because=facts.padded_because, products=facts.products)
         crew = await self._crew(Path(resume_from or progress.source))
         if resume_from is not None:
             await crew.pull(await trainer.publish())  # the same weights, under their version

@@ -23,6 +23,7 @@ from rewards.task import Demonstration
 from rl.chat import ChatFormat
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
+from rl.products import use_fast_products
 from rl.training_state import load_training_state, save_training_state
 from rl.workers import Event
 from specialists.sft import SftJob
@@ -32,6 +33,7 @@ IGNORED = -100  # label of tokens without loss
 
 def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
     """Runs the job and returns the steps done; what was learned until a stop is saved too."""
+    use_fast_products()
     policy = load_policy(job.source, job.model)
     optimizer, schedule = build_optimizer(policy.model, job.optimizer, job.stage.steps)
     recorder = _Recorder(job, policy, optimizer, schedule, report, stopped)
@@ -62,7 +64,8 @@ def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
         logging_steps=1,
         bf16=policy.dtype is torch.bfloat16,
         use_cpu=policy.device.type == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=job.model.activation_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if job.model.activation_checkpointing else None,
         dataloader_pin_memory=False,
         save_strategy="no",
         report_to="none",

@@ -33,6 +33,7 @@ def decided() -> tuple[Products, str]:
     """What `use_fast_products` says and leaves behind; the setting is put back."""
     before = torch.backends.mkldnn.matmul.fp32_precision
     try:
+        use_fast_products.cache_clear()
         return use_fast_products(), torch.backends.mkldnn.matmul.fp32_precision
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before

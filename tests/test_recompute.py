@@ -15,11 +15,12 @@ from torch import Tensor
 from rewards.errors import UserError
 from rl.batch import Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
-from rl.losses.grpo import GrpoLoss
+from rl.losses.build import build_loss
+from rl.losses.config import GrpoLossConfig
 from rl.trainer import Trainer
 from tests.conftest import tiny_policy
 
-LOSS = GrpoLoss(clip=0.2, kl_coef=0.1, off_policy_threshold=None, temperature=1.0)
+LOSS = build_loss(GrpoLossConfig(kl_coef=0.1, off_policy_threshold=None), temperature=1.0)
 
 
 def samples(count: int, prompt: int, length: int) -> list[Sample]:

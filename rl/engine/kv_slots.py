@@ -157,8 +157,10 @@ class SlotKV:
         dtype = torch.float32 if self.decoder.one_query else self.policy.dtype
 
         def layer(keys: Tensor, values: Tensor) -> _SlotLayer:
-            stores = (x.new_zeros(self.num_slots + 1, x.shape[0], BUCKET, x.shape[2], dtype=dtype) for x in (keys, values))
-            return _SlotLayer(*stores, rounded_to=self.policy.dtype)
+            key_store, value_store = (
+                x.new_zeros(self.num_slots + 1, x.shape[0], BUCKET, x.shape[2], dtype=dtype) for x in (keys, values)
+            )
+            return _SlotLayer(key_store, value_store, rounded_to=self.policy.dtype)
 
         self._cache = Cache(layers=[layer(keys, values) for keys, values in kv])
 
