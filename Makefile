@@ -53,6 +53,7 @@ fix: env
 bench: env
 	$(BIN)/python -m tests.bench.invariance
 	$(BIN)/python -m tests.bench.engine
+	$(BIN)/python -m tests.bench.train_step
 
 soak: env
 	$(BIN)/python -m tests.soak.math_seeds

@@ -99,7 +99,19 @@ def _register() -> None:
 def _packed_sdpa(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[Tensor, Tensor | None]:
-    return _attend(sdpa_attention_forward, module, query, key, value, attention_mask, settings)
+    return _attend(_sdpa, module, query, key, value, attention_mask, settings)
+
+
+def _sdpa(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' function; but under a mask it would repeat keys and values a query head, which a CPU need not do."""
+    grouped = query.shape[1] != key.shape[1]
+    if mask is None or not grouped or query.device.type != "cpu" or settings.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, mask, **settings)
+    dropout, scale = settings.get("dropout", 0.0), settings.get("scaling")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, mask, dropout, scale=scale, enable_gqa=True).transpose(1, 2), None
 
 
 def _packed_eager(
