@@ -111,7 +111,8 @@ def _sdpa(
         return sdpa_attention_forward(module, query, key, value, mask, **settings)
     dropout, scale = settings.get("dropout", 0.0), settings.get("scaling")
     attend = torch.nn.functional.scaled_dot_product_attention
-    return attend(query, key, value, mask, dropout, scale=scale, enable_gqa=True).transpose(1, 2), None
+    attended: Tensor = attend(query, key, value, mask, dropout, scale=scale, enable_gqa=True)
+    return attended.transpose(1, 2), None
 
 
 def _packed_eager(

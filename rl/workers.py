@@ -189,18 +189,28 @@ class InlineTrainer:
         return self._trainer
 
     async def run_job(self, job: Job, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any:
-        loop, abandoned = asyncio.get_running_loop(), threading.Event()
+        loop, abandoned, failures = asyncio.get_running_loop(), threading.Event(), list[Exception]()
+
+        def take(event: Event) -> None:
+            try:
+                report(event)
+            except Exception as error:  # noqa: BLE001 - raised below; the event loop would only print it
+                failures.append(error)
+                abandoned.set()
 
         def pass_on(event: Event) -> None:
-            loop.call_soon_threadsafe(report, event)
+            loop.call_soon_threadsafe(take, event)
 
         try:
             # no limit: a stage may take days, and its events show that it goes on
-            return await in_thread(
+            result = await in_thread(
                 lambda: job.run(pass_on, lambda: stopped() or abandoned.is_set()), None, "the supervised stage"
             )
         finally:
             abandoned.set()  # a cancelled wait leaves the thread running: tell it to end
+        if failures:
+            raise failures[0]
+        return result
 
     async def open(self, spec: TrainerSpec) -> TrainerFacts:
         self._trainer = None  # frees the earlier one before the next is built

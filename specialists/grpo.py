@@ -52,7 +52,7 @@ class GrpoLoop:
         self, stage: GrpoConfig, seed: int, trainer: TrainerHandle, crew: Crew, tasks: TaskSampler, first_step: int
     ) -> None:
         self.stage, self.seed, self.trainer, self.crew, self.tasks = stage, seed, trainer, crew, tasks
-        self.first_step = first_step
+        self.first_step = self.trained_step = first_step  # `trained_step`: what the trainer's weights have seen
         self._ready: asyncio.Queue[Ready | BaseException] = asyncio.Queue()
         self._engines = asyncio.Lock()  # held while rollouts run: weights change and evaluations run between them
         self._weights: Any = None  # published and not pulled yet
@@ -105,12 +105,13 @@ class GrpoLoop:
         metrics["staleness"] = float(step - 1 - ready.weights_step)
         if samples:
             metrics |= await self.trainer.train_step(samples)
+            self.trained_step = step
             published = time.perf_counter()
             self._weights = await self.trainer.publish()
             if self.stage.mixed_versions:
                 await self._pull()
             metrics["publish_s"] = time.perf_counter() - published
-        self._weights_step = step  # without an update the weights of before are this step's too
+        self.trained_step = self._weights_step = step  # without an update the weights of before are this step's too
         return metrics
 
     async def _allow(self, step: int) -> None:

@@ -116,6 +116,9 @@ class Specialist:
         """Takes the run up where the checkpoint left it, in the middle of a stage or at its end."""
         progress = self.progress
         stage = self.plan.stages[progress.stage]
+        moved = self.folder / "checkpoints" / Path(progress.source).name
+        if not Path(progress.source).exists() and moved.exists():  # the run's folder has another place now
+            progress.source = _address(moved)
         self._adopt(load_tokenizer(checkpoint, trust_remote_code=self.plan.model.trust_remote_code))
         self.records.saved(checkpoint, stage.name if progress.global_step else "init")
         self.log.event(
@@ -191,8 +194,11 @@ class Specialist:
 
     async def _grpo(self, stage: GrpoConfig) -> Path:
         progress, trainer = self.progress, self.workers.trainer
-        if progress.step == stage.steps:
-            return self._last_checkpoint()
+        if progress.step == stage.steps:  # stopped after its last step
+            checkpoint = self._last_checkpoint()
+            if not any(e["stage"] == stage.name for e in progress.evaluations):
+                await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
+            return checkpoint
         optimizer = stage.optimizer or self.plan.optimizer
         resume_from = self._resume_from()
         timeout_s = self.plan.runtime.timeout_s
@@ -228,7 +234,8 @@ class Specialist:
         try:
             await loop.run(after_step, self.stopped)
         except Exception:
-            if progress.global_step > saved:  # a worker or a reward failed, not the trainer: what was learned is kept
+            # A worker or a reward failed, not the trainer: what was learned is kept, unless it is ahead of what is logged.
+            if progress.global_step > saved and loop.trained_step == progress.step:
                 try:
                     await save()
                 except Exception as failure:  # noqa: BLE001 - the first failure is the one to raise
@@ -258,7 +265,8 @@ class Specialist:
         asked = list(self.data.held_out[: self.plan.evaluation.num_tasks]) if self.plan.rewards else []
         for stage in self.plan.stages:
             if isinstance(stage, GrpoConfig):
-                asked += [task for _, task in self._tasks_of(stage).next(stage.steps * stage.num_prompts)]
+                count = stage.steps * stage.num_prompts * (1 + stage.dynamic_sampling_rounds)
+                asked += [task for _, task in self._tasks_of(stage).next(count)]
         for task in {task.content_hash: task for task in asked}.values():
             length = len(chat.prompt_ids(task.messages, task.effort))
             if length >= limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from rl.collect import Crew
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, OverlongConfig, SamplingConfig
 from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig
 from rl.scoring import RewardWorker
+from rl.trainer import Weights
 from rl.trajectory import TrajectoryGroup
-from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec
+from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec, WorkerDiedError
 from specialists.data import TaskSampler
 from specialists.grpo import GrpoLoop, Metrics
 
@@ -111,7 +113,8 @@ def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(mode
     stage = dataclasses.replace(STAGE, max_staleness=1)
     rows, steps = run_stage(model_folder, DIGITS, stage, num_workers=2)
     assert mean(rows[-3:]) > mean(rows[:3]) + 0.3
-    behind = [step - max(v) for step, groups in enumerate(steps) for v in versions(groups)]
+    updates = list(accumulate("loss" in row for row in rows))  # a step without a signal makes none
+    behind = [before - max(v) for before, groups in zip([0, *updates], steps, strict=False) for v in versions(groups)]
     assert all(len(v) == 1 for groups in steps for v in versions(groups))
     assert set(behind) == {0, 1}  # the first step's are fresh, later ones are a step behind
     assert [row["staleness"] for row in rows[:2]] == [0.0, 1.0]
@@ -122,7 +125,8 @@ def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(mode
 @pytest.mark.slow
 def test_mixed_versions_are_taken_where_the_recipe_allows_them(model_folder: Path) -> None:
     changes = {"max_staleness": 2, "mixed_versions": True, "sampling": SamplingConfig(max_tokens=48), "steps": 12}
-    _, steps = run_stage(model_folder, DIGITS, dataclasses.replace(STAGE, **changes))  # type: ignore[arg-type]
+    rows, steps = run_stage(model_folder, DIGITS, dataclasses.replace(STAGE, **changes))  # type: ignore[arg-type]
+    assert all("loss" in row for row in rows)  # so that a step is a version
     assert any(len(v) > 1 for groups in steps for v in versions(groups))
     assert all(0 <= step - v <= 2 for step, groups in enumerate(steps) for found in versions(groups) for v in found)
 
@@ -138,3 +142,38 @@ def test_prompts_are_asked_for_until_enough_groups_carry_a_signal(model_folder: 
     taken = [g.task.id for groups in steps for g in groups]
     assert len(taken) == sum(row["num_groups"] for row in rows) > 6 * 4
     assert all(len(set(taken[i : i + 16])) == 16 for i in range(0, len(taken) - 16, 16))  # no task is taken twice in a pass
+
+
+class FailingPull(InlineRollouts):
+    """A rollout worker that is lost for good when it should take the weights of the third step."""
+
+    async def pull(self, weights: Weights) -> None:
+        if weights.version == 3:
+            raise WorkerDiedError("gone")
+        await super().pull(weights)
+
+
+@pytest.mark.slow
+def test_weights_ahead_of_the_log_are_known_as_such(model_folder: Path) -> None:
+    """When weights do not reach the engines, the trainer's have seen a step that is not logged, and must not be saved."""
+    logged: list[int] = []
+
+    async def after_step(step: int, cursor: int, metrics: Metrics, groups: Sequence[TrajectoryGroup]) -> None:
+        logged.append(step)
+
+    async def run() -> GrpoLoop:
+        model, stage = ModelConfig(path=str(model_folder)), dataclasses.replace(STAGE, mixed_versions=True, max_staleness=1)
+        trainer, rollouts = InlineTrainer(60.0), FailingPull(60.0)
+        assert stage.optimizer is not None
+        await trainer.open(TrainerSpec(str(model_folder), model, stage.optimizer, stage))
+        await rollouts.open(EngineSpec(str(model_folder), model, EngineConfig(max_batch_size=32, max_seq_len=64), 60.0))
+        rewards = InlineRewards(RewardWorker([RewardSource("x.py:digits", 1.0, DIGITS, "digits")]), 60.0)
+        tasks = [Task(f"t{i}", "math", (Message(Role.USER, f"Say {i}."),), effort=Effort.NONE) for i in range(16)]
+        loop = GrpoLoop(stage, 0, trainer, Crew([rollouts], [rewards], "digits"), TaskSampler(tasks, "0"), 0)
+        with pytest.raises(WorkerDiedError, match="gone"):
+            await loop.run(after_step, lambda: False)
+        await asyncio.gather(rollouts.close(), rewards.close())
+        return loop
+
+    loop = asyncio.run(run())
+    assert loop.trained_step == logged[-1] + 1

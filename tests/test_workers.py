@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from rl.workers import Event, InlineTrainer
 from tests.soak.kills import SETTINGS, End, output_of, prepare, rows, run_to_the_end, start
 
 pytestmark = pytest.mark.slow
@@ -34,6 +38,33 @@ def wait_for_step(process: subprocess.Popen[str], home: Path, step: int) -> None
         assert process.poll() is None, output_of(home)
         assert time.monotonic() < deadline, f"step {step} never came"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A job that reports until it is stopped."""
+
+    def run(self, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
+        for step in range(10_000):
+            if stopped():
+                return step
+            report({"step": step})
+            time.sleep(0.001)
+        return 10_000
+
+
+def test_a_progress_report_that_cannot_be_kept_ends_the_stage() -> None:
+    """Such as a checkpoint on a full disk: the stage must not go on as if it were there."""
+
+    def report(event: Event) -> None:
+        if event["step"] == 3:
+            raise OSError("no space left")
+
+    async def run() -> None:
+        await InlineTrainer(60.0).run_job(Counting(), report, lambda: False)
+
+    with pytest.raises(OSError, match="no space left"):
+        asyncio.run(run())
 
 
 def test_a_run_outlives_its_workers_and_says_how_to_go_on_without_its_trainer(tmp_path: Path) -> None:

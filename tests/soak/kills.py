@@ -40,9 +40,11 @@ def digits(task, completion):
 """
 SETTINGS = (
     "runtime.num_threads=1", "data.num_train=200", "data.num_eval=40", "evaluation.num_tasks=20",
-    "evaluation.num_tasks_during=10", "evaluation.sampling.max_tokens=12", "stages.base.steps=40", "stages.base.save_every=8", "stages.base.batch_size=4",
-    "stages.cold_start.steps=8", "stages.cold_start.save_every=3", "stages.cold_start.batch_size=4", "stages.grpo.steps=24", "stages.grpo.num_prompts=4",
-    "stages.grpo.group_size=4", "stages.grpo.sampling.max_tokens=12", "stages.grpo.eval_every=5", "stages.grpo.save_every=4",
+    "evaluation.num_tasks_during=10", "evaluation.sampling.max_tokens=12",
+    "stages.base.steps=40", "stages.base.save_every=8", "stages.base.batch_size=4",
+    "stages.cold_start.steps=8", "stages.cold_start.save_every=3", "stages.cold_start.batch_size=4",
+    "stages.grpo.steps=24", "stages.grpo.num_prompts=4", "stages.grpo.group_size=4", "stages.grpo.sampling.max_tokens=12",
+    "stages.grpo.eval_every=5", "stages.grpo.save_every=4",
     "stages.grpo.loss.kl_coef=0.01", "stages.grpo.reference_refresh_steps=7",
 )  # fmt: skip
 
