@@ -108,7 +108,8 @@ def _sdpa(
     """transformers' function; but under a mask it would repeat keys and values a query head, which a CPU need not do."""
     grouped = query.shape[1] != key.shape[1]
     if mask is None or not grouped or query.device.type != "cpu" or settings.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, mask, **settings)
+        output, weights = sdpa_attention_forward(module, query, key, value, mask, **settings)
+        return output, weights
     dropout, scale = settings.get("dropout", 0.0), settings.get("scaling")
     attend = torch.nn.functional.scaled_dot_product_attention
     attended: Tensor = attend(query, key, value, mask, dropout, scale=scale, enable_gqa=True)
