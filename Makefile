@@ -52,10 +52,13 @@ fix: env
 
 bench: env
 	$(BIN)/python -m tests.bench.invariance
-	$(BIN)/python -m tests.bench.engine
 	$(BIN)/python -m tests.bench.train_step
+	$(BIN)/python -m tests.bench.engine --write --models q5,q50
+	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50 --sweep
 
 soak: env
+	$(BIN)/python -m tests.soak.kills
+	$(BIN)/python -m tests.soak.memory
 	$(BIN)/python -m tests.soak.math_seeds
 
 clean:

@@ -8,6 +8,7 @@ Shapes: _B rows, _H key-value heads, _G query heads of one key-value head, _L ca
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +59,8 @@ def make_decoder(policy: Policy, *, one_query: bool) -> Decoder:
     if one_query:
         AttentionInterface.register(ONE_QUERY, one_query_attention)
         stepper.config._attn_implementation = ONE_QUERY
+    with torch.no_grad():
+        _use_fused_norms(stepper)
     casts = tuple((half.data, p.data) for p, half in halves.items())
     return Decoder(policy, replace(policy, model=stepper), one_query, casts)
 
@@ -80,12 +83,41 @@ def one_query_attention(
     """
     if position_bias is not None:
         raise TypeError("attention with a position bias needs the model's own implementation")
-    dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
+    device = query.device.type
+    if not torch.is_autocast_enabled(device):
+        return _attend(query, key, value, attention_mask, scaling), None
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        return _attend(query.to(dtype).float(), key, value, attention_mask, scaling).to(dtype), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float | None) -> Tensor:
     rows, heads, length, width = key.shape
-    with torch.autocast(query.device.type, enabled=False):
-        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        query = query.to(dtype).float().view(rows * heads, -1, query.shape[-1]) * scale
-        scores = torch.bmm(query, key.view(rows * heads, length, width).transpose(1, 2))
-        weights = torch.softmax(scores.view(rows, -1, length).add_(attention_mask[:, 0]), dim=-1)
-        output = torch.bmm(weights.view(rows * heads, -1, length), value.view(rows * heads, length, -1))
-    return output.view(rows, 1, -1, value.shape[-1]).to(dtype), None
+    query = query.view(rows * heads, -1, width) * (scaling if scaling is not None else width**-0.5)
+    scores = torch.bmm(query, key.view(rows * heads, length, width).transpose(1, 2))
+    weights = torch.softmax(scores.view(rows, -1, length).add_(attention_mask[:, 0]), dim=-1)
+    output = torch.bmm(weights.view(rows * heads, -1, length), value.view(rows * heads, length, -1))
+    return output.view(rows, 1, -1, value.shape[-1])
+
+
+def _use_fused_norms(model: nn.Module) -> None:
+    """Root-mean-square norms in one call instead of six, wherever that gives the bits of the module's own code."""
+    for module in model.modules():
+        weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+        if isinstance(weight, nn.Parameter) and isinstance(eps, float) and weight.dtype is torch.float32:
+            probe = torch.linspace(-3, 3, 4 * weight.numel(), device=weight.device).view(4, -1)
+            fused = _FusedNorm(module.forward, weight, eps)
+            if torch.equal(fused(probe), module.forward(probe)):
+                module.forward = fused
+
+
+@dataclass(frozen=True, eq=False)
+class _FusedNorm:
+    own: Callable[[Tensor], Tensor]  # for other dtypes: under autocast the order of rounding is the module's affair
+    weight: nn.Parameter
+    eps: float
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if hidden.dtype is not torch.float32:
+            return self.own(hidden)
+        return torch.nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)

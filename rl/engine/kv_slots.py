@@ -156,13 +156,10 @@ class SlotKV:
         """float32 for the attention of `rl/engine/decoder.py`, else what the model's own attention computes with."""
         dtype = torch.float32 if self.decoder.one_query else self.policy.dtype
 
-        def layer(keys: Tensor, values: Tensor) -> _SlotLayer:
-            key_store, value_store = (
-                x.new_zeros(self.num_slots + 1, x.shape[0], BUCKET, x.shape[2], dtype=dtype) for x in (keys, values)
-            )
-            return _SlotLayer(key_store, value_store, rounded_to=self.policy.dtype)
+        def store(like: Tensor) -> Tensor:
+            return like.new_zeros(self.num_slots + 1, like.shape[0], BUCKET, like.shape[2], dtype=dtype)
 
-        self._cache = Cache(layers=[layer(keys, values) for keys, values in kv])
+        self._cache = Cache(layers=[_SlotLayer(store(keys), store(values), self.policy.dtype) for keys, values in kv])
 
     def _reserve(self, length: int) -> None:
         if self._layers[0].keys.shape[2] < length:

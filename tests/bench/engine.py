@@ -42,10 +42,10 @@ def main() -> None:
     seconds = "CPU seconds" if arguments.cpu_time else "seconds"
     text = (
         "# Sampling beside transformers\n\n"
-        f"Written by `python -m tests.bench.engine --write --models {arguments.models}`. {machine()}, {arguments.threads} threads;"
-        f" {PROMPT} + {NEW_TOKENS} tokens, {GROUP} completions a prompt, temperature 1; tokens a second from the median {seconds} of "
-        f"{arguments.repeats} repeats, the sides in turns. Continuous batching is `generate_batch` with max_batch_tokens 2048 "
-        "and room for exactly these requests, which is several times faster than its defaults here.\n"
+        f"Written by `python -m tests.bench.engine --write --models {arguments.models}`. {machine()}, {arguments.threads} "
+        f"threads; {PROMPT} + {NEW_TOKENS} tokens, {GROUP} completions a prompt, temperature 1; tokens a second from the "
+        f"median {seconds} of {arguments.repeats} repeats, the sides in turns. Continuous batching is `generate_batch` with "
+        "max_batch_tokens 2048 and room for exactly these requests, which is several times faster than its defaults here.\n"
     )
     for size in arguments.models.split(","):
         text += "\n" + compare(size, arguments)
@@ -56,7 +56,8 @@ def main() -> None:
 
 def compare(size: str, arguments: argparse.Namespace) -> str:
     count = num_parameters(make_policy(size, "float32"))
-    rates = {dtype: product_rate(dtype, 1024) for dtype in (torch.float32, torch.bfloat16)}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    rates = {dtype: product_rate(dtype, clock) for dtype in (torch.float32, torch.bfloat16)}
     limit = max(rates.values()) / (2 * count)
     rows = []
     for dtype in arguments.dtypes.split(","):

@@ -56,18 +56,19 @@ class Side:
 
 
 class Clock:
-    """Seconds by part of the present step; `wrap` adds a callable's time to one."""
+    """Seconds by part of the present step, of the wall or of the process's CPU; `wrap` adds a callable's time to one."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.parts: dict[str, float] = defaultdict(float)
+        self.now = now
 
     def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = self.now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.parts[part] += time.perf_counter() - start
+                self.parts[part] += self.now() - start
 
         return timed
 
@@ -91,9 +92,9 @@ class TimedRollouts(InlineRollouts):
     clock: Clock
 
     async def rollout(self, requests: Any) -> Any:
-        start = time.perf_counter()
+        start = self.clock.now()
         groups = await super().rollout(requests)
-        self.clock.parts["sampling"] += time.perf_counter() - start
+        self.clock.parts["sampling"] += self.clock.now() - start
         return groups
 
 
@@ -101,15 +102,15 @@ class TimedRewards(InlineRewards):
     clock: Clock
 
     async def score(self, items: Any) -> Any:
-        start = time.perf_counter()
+        start = self.clock.now()
         results = await super().score(items)
-        self.clock.parts["scoring"] += time.perf_counter() - start
+        self.clock.parts["scoring"] += self.clock.now() - start
         return results
 
 
-async def ours(side: Side, folder: str, num_steps: int) -> list[dict[str, float]]:
+async def ours(side: Side, folder: str, num_steps: int, now: Callable[[], float]) -> list[dict[str, float]]:
     """Seconds by part of each step, the first of which is a warm-up."""
-    clock = Clock()
+    clock = Clock(now)
     model = ModelConfig(path=folder, dtype=side.dtype)  # type: ignore[arg-type]
     optimizer = OptimizerConfig(name=side.optimizer, lr=LR)  # type: ignore[arg-type]
     stage = GrpoConfig(
@@ -137,12 +138,13 @@ async def ours(side: Side, folder: str, num_steps: int) -> list[dict[str, float]
         inner: Any = trainer.trainer
         inner.forward_backward = clock.wrap("loss", inner.forward_backward)
         inner.optim_step = clock.wrap("optimizer", inner.optim_step)
-    laps = []
+    laps, ends = list[dict[str, float]](), [now()]
 
     async def after_step(step: int, metrics: Metrics, groups: Sequence[Any]) -> None:
         assert metrics["num_groups_without_signal"] == 0, "every group must carry a signal"
         assert metrics["num_sampled_tokens"] == side.num_prompts * side.group_size * side.new_tokens
-        laps.append({**clock.lap(), "step": metrics["step_s"], "publish": metrics["publish_s"]})
+        ends.append(now())
+        laps.append({**clock.lap(), "step": ends[-1] - ends[-2]})
 
     crew = Crew(rollouts, rewards, "score")
     await GrpoLoop(stage, 0, trainer, crew, TaskSampler(tasks(64), "bench")).run(after_step, lambda: False)
@@ -154,19 +156,19 @@ async def ours(side: Side, folder: str, num_steps: int) -> list[dict[str, float]
 # ---- TRL
 
 
-def trl(side: Side, folder: str, num_steps: int) -> list[dict[str, float]]:
+def trl(side: Side, folder: str, num_steps: int, now: Callable[[], float]) -> list[dict[str, float]]:
     """TRL without logging, saving or progress bars; a step is timed from the end of one to the end of the next."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    clock, laps, ends = Clock(), list[dict[str, float]](), list[float]()
+    clock, laps, ends = Clock(now), list[dict[str, float]](), list[float]()
     policy_chat = load_policy(folder, ModelConfig(path=folder)).chat
     prompts = [policy_chat.tokenizer.decode(policy_chat.prompt_ids(t.messages)) for t in tasks(64)]
 
     class Laps(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append(now())
             laps.append(clock.lap())
 
     def rewarded(completions: list[str], **_: Any) -> list[float]:
@@ -217,15 +219,16 @@ def checked(generate: Callable[..., Any], side: Side) -> Callable[..., Any]:
 def child(arguments: argparse.Namespace) -> None:
     side = Side(**json.loads(arguments.child))
     torch.set_num_threads(arguments.threads)
+    now = time.process_time if arguments.cpu_time else time.perf_counter
     if side.kind == "trl":
-        laps = trl(side, arguments.folder, arguments.steps + 1)
+        laps = trl(side, arguments.folder, arguments.steps + 1, now)
     elif side.workers:
         from recipes.launch import ray_runtime
 
         with ray_runtime(RuntimeConfig()):
-            laps = asyncio.run(ours(side, arguments.folder, arguments.steps + 1))
+            laps = asyncio.run(ours(side, arguments.folder, arguments.steps + 1, now))
     else:
-        laps = asyncio.run(ours(side, arguments.folder, arguments.steps + 1))
+        laps = asyncio.run(ours(side, arguments.folder, arguments.steps + 1, now))
     print("LAPS " + json.dumps(laps))
 
 
@@ -237,6 +240,7 @@ def measure(sides: Sequence[Side], folder: str, arguments: argparse.Namespace) -
             print(f"turn {turn + 1}: {side.name}", file=sys.stderr, flush=True)
             command = [sys.executable, "-m", "tests.bench.grpo_step", "--child", json.dumps(side.__dict__)]
             command += ["--folder", folder, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+            command += ["--cpu-time"] if arguments.cpu_time else []
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
             lines = [line for line in done.stdout.splitlines() if line.startswith("LAPS ")]
             if not lines:
@@ -278,7 +282,8 @@ def flops(size: str, side: Side) -> float:
 
 def compare(size: str, folder: str, arguments: argparse.Namespace) -> str:
     found = measure([s for s in SIDES if arguments.only in s.name], folder, arguments)
-    rate = {"float32": product_rate(torch.float32, 1024), "bfloat16": product_rate(torch.bfloat16, 1024)}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    rate = {"float32": product_rate(torch.float32, clock), "bfloat16": product_rate(torch.bfloat16, clock)}
     best = flops(size, SIDES[0]) / max(rate.values())
     rows = []
     for side in SIDES:
@@ -293,8 +298,8 @@ def compare(size: str, folder: str, arguments: argparse.Namespace) -> str:
     ]
     text += "\n" + table(["TRL / ours", *PARTS], rows)
     return text + (
-        f"\nThe machine's limit is {best:.3g} s a step: {flops(size, SIDES[0]) / 1e9:.0f} GFLOP of products at the better of the "
-        f"measured {rate['float32'] / 1e9:.0f} (float32) and {rate['bfloat16'] / 1e9:.0f} (bfloat16) GFLOP/s.\n"
+        f"\nThe machine's limit is {best:.3g} s a step: {flops(size, SIDES[0]) / 1e9:.0f} GFLOP of products at the better of "
+        f"the measured {rate['float32'] / 1e9:.0f} (float32) and {rate['bfloat16'] / 1e9:.0f} (bfloat16) GFLOP/s.\n"
     )
 
 
@@ -332,6 +337,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="measured steps of a process, after one warm-up")
     parser.add_argument("--turns", type=int, default=2, help="processes of each side")
     parser.add_argument("--only", default="", help="measure the sides whose name contains this")
+    parser.add_argument("--cpu-time", action="store_true", help="for machines that others use too; with --threads 1")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -341,11 +347,12 @@ def main() -> None:
         child(arguments)
         return
     torch.set_num_threads(arguments.threads)
+    seconds = "CPU seconds" if arguments.cpu_time else "seconds"
     text = (
         "# A GRPO step beside TRL\n\nWritten by `python -m tests.bench.grpo_step --write` "
-        f"(--models {arguments.models}{' --sweep' if arguments.sweep else ''}): 16 prompts x 8 completions, {PROMPT} + 64 tokens, "
-        f"AdamW unless said otherwise, {arguments.threads} threads, median seconds of {arguments.turns * arguments.steps} steps. "
-        f"{machine()}.\n"
+        f"(--models {arguments.models}{' --sweep' if arguments.sweep else ''}): 16 prompts x 8 completions, {PROMPT} + 64 "
+        f"tokens, AdamW unless said otherwise, {arguments.threads} threads, median {seconds} "
+        f"of {arguments.turns * arguments.steps} steps. {machine()}.\n"
     )
     for size in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
