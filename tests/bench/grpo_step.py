@@ -124,9 +124,10 @@ async def ours(side: Side, folder: str, num_steps: int, now: Callable[[], float]
     engine = EngineConfig(max_batch_size=size, max_seq_len=PROMPT + side.new_tokens, deterministic=side.deterministic)
     source = read_source(RewardConfig(use="tests.bench.reward:score"), [])
     if side.workers:
-        from rl.actors import Cluster
+        from rl.cluster import Cluster
 
-        made = await Cluster(1, TIMEOUT_S).start([source], side.workers, 1)
+        runtime = RuntimeConfig(num_rollout_workers=side.workers, timeout_s=TIMEOUT_S)
+        made = await Cluster(runtime, 1, lambda worker, why: None).start([source])
         trainer, rollouts, rewards = made.trainer, made.rollouts, made.rewards
     else:
         trainer, rollouts = InlineTrainer(TIMEOUT_S), [TimedRollouts(TIMEOUT_S)]
@@ -140,16 +141,15 @@ async def ours(side: Side, folder: str, num_steps: int, now: Callable[[], float]
         inner.optim_step = clock.wrap("optimizer", inner.optim_step)
     laps, ends = list[dict[str, float]](), [now()]
 
-    async def after_step(step: int, metrics: Metrics, groups: Sequence[Any]) -> None:
+    async def after_step(step: int, cursor: int, metrics: Metrics, groups: Sequence[Any]) -> None:
         assert metrics["num_groups_without_signal"] == 0, "every group must carry a signal"
         assert metrics["num_sampled_tokens"] == side.num_prompts * side.group_size * side.new_tokens
         ends.append(now())
         laps.append({**clock.lap(), "step": ends[-1] - ends[-2]})
 
     crew = Crew(rollouts, rewards, "score")
-    await GrpoLoop(stage, 0, trainer, crew, TaskSampler(tasks(64), "bench")).run(after_step, lambda: False)
-    for worker in rollouts:
-        await worker.close()
+    await GrpoLoop(stage, 0, trainer, crew, TaskSampler(tasks(64), "bench"), 0).run(after_step, lambda: False)
+    await asyncio.gather(*(worker.close() for worker in (*rollouts, *rewards)))
     return laps[1:]
 
 
