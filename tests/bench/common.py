@@ -32,6 +32,8 @@ def make_policy(size: str, dtype: str) -> Policy:
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.add_special_tokens({"eos_token": "<never>"})
     never = tokenizer.eos_token_id
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = template.replace(str(tokenizer.pad_token), "<never>")  # what a template ends a turn with stops
     assert never == vocab_size, "the end token must lie outside the vocabulary"
     policy.model.config.eos_token_id = never
     policy.model.generation_config = GenerationConfig(eos_token_id=never, pad_token_id=tokenizer.pad_token_id)
