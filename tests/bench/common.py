@@ -15,9 +15,13 @@ from rl.policy import Policy, init_policy
 from rl.tokenizer import train_tokenizer
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-SIZES = {  # Qwen3 with 4.98 and 49.3 million parameters: config, vocabulary
+SIZES = {  # Qwen3 with 4.98, 49.3 and 596 million parameters (the last one is Qwen3-0.6B's shape): config, vocabulary
     "q5": ({"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}, 1024),
     "q50": ({"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}, 4096),
+    "q600": (
+        {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072, "head_dim": 128},
+        151936,
+    ),
 }
 
 
@@ -26,9 +30,9 @@ def make_policy(size: str, dtype: str) -> Policy:
     config, vocab_size = SIZES[size]
     tokenizer = train_tokenizer(["345 + 278 = 623"] * 4, 512)
     tokenizer.add_tokens([f"<w{i}>" for i in range(vocab_size - len(tokenizer))])
-    heads = {"num_key_value_heads": config["num_attention_heads"] // 2, "head_dim": 64, "tie_word_embeddings": True}
+    heads = {"num_key_value_heads": config["num_attention_heads"] // 2, "tie_word_embeddings": True}
     model = ModelConfig(path="-", dtype=dtype)  # type: ignore[arg-type]
-    policy = init_policy(InitConfig(config={**config, **heads}), tokenizer, model, seed=0)
+    policy = init_policy(InitConfig(config={"head_dim": 64, **config, **heads}), tokenizer, model, seed=0)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.add_special_tokens({"eos_token": "<never>"})
     never = tokenizer.eos_token_id

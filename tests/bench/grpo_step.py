@@ -52,6 +52,7 @@ class Side:
     num_prompts: int = 16
     group_size: int = 8
     new_tokens: int = 64
+    microbatch_tokens: int = 0  # ours; 0: the whole step at once
     workers: int = 0  # rollout workers in Ray; 0: everything in one process
 
 
@@ -118,7 +119,7 @@ async def ours(side: Side, folder: str, num_steps: int, now: Callable[[], float]
         num_prompts=side.num_prompts,
         group_size=side.group_size,
         sampling=SamplingConfig(max_tokens=side.new_tokens),
-        microbatch_tokens=side.num_prompts * side.group_size * (PROMPT + side.new_tokens),
+        microbatch_tokens=side.microbatch_tokens or side.num_prompts * side.group_size * (PROMPT + side.new_tokens),
     )
     size = min(128, side.num_prompts * side.group_size) // max(1, side.workers)
     engine = EngineConfig(max_batch_size=size, max_seq_len=PROMPT + side.new_tokens, deterministic=side.deterministic)
