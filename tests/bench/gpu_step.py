@@ -54,10 +54,10 @@ def main() -> None:
             rates = [f"{count / parts['sampling']:.0f}", f"{count / parts['step']:.0f}"]
             peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
             rows.append([side.name, *(f"{parts[part]:.3g}" for part in PARTS), *rates, peak])
+    where = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     text = (
-        f"# A GRPO step on a GPU\n\n{size:.0f}M parameters, {torch.cuda.get_device_name()}, torch {torch.__version__}; 16 prompts "
-        f"x 8 completions x {NEW_TOKENS} tokens, `runtime: inline`, torch engine; median seconds of {arguments.steps} steps. "
-        f"Packing: {packing or 'yes'}.\n\n"
+        f"# A GRPO step on a GPU\n\n{size:.0f}M parameters, {where}; 16 prompts x 8 completions x {NEW_TOKENS} tokens, "
+        f"`runtime: inline`, torch engine; median seconds of {arguments.steps} steps. Packing: {packing or 'yes'}.\n\n"
     )
     text += table(["", *PARTS, "sampled tokens/s", "tokens/s of the step", "peak GiB"], rows)
     print(text)
