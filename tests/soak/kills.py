@@ -1,7 +1,7 @@
 """Kills whole runs with SIGKILL at random moments, resumes them, and compares their end with an uninterrupted run's.
 
 Used by tests/test_resume.py with a few kills, and at full counts by `make soak`: two hundred inline, thirty on Ray.
-Resumable: a round that is in docs/results/kills.json is not done again.
+Resumable: a round that is in docs/results/kills/ is not done again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from rl.checkpoint import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results" / "kills.json"
+RESULTS = ROOT / "docs" / "results" / "kills"
 TARGETS = {"inline": 200, "ray": 30}
 KILLS_A_RUN = {"inline": 10, "ray": 3}
 RECIPE = """
@@ -163,26 +163,27 @@ def last_row(run: Path) -> str:
 
 
 def main() -> None:
-    """Rounds of one run each, until the kills that are asked for have been made."""
-    done: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {mode: [] for mode in TARGETS}
-    for mode, target in TARGETS.items():
+    """Rounds of one run each, of the runtimes named on the command line (default: both), until all kills have been made."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for mode in sys.argv[1:] or TARGETS:
+        path, whole = RESULTS / f"{mode}.json", None
+        rounds: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         with tempfile.TemporaryDirectory() as scratch:
-            whole = None
-            while (kills := sum(len(r["struck"]) for r in done[mode])) < target:
+            while (kills := sum(len(r["struck"]) for r in rounds)) < TARGETS[mode]:
                 whole = whole or run_to_the_end(Path(scratch) / "whole", mode)
-                number = len(done[mode])
-                home = Path(scratch) / f"round-{number}"
-                count = min(KILLS_A_RUN[mode], target - kills)
-                end, struck = run_with_kills(home, mode, count, whole, random.Random(f"{mode}/{number}"))
-                done[mode].append({"struck": struck, "identical": end == whole.end})
-                write_json(RESULTS, done)
-                print(f"{mode}: {kills + len(struck)} of {target} kills, identical: {end == whole.end}", flush=True)
+                home = Path(scratch) / f"round-{len(rounds)}"
+                count = min(KILLS_A_RUN[mode], TARGETS[mode] - kills)
+                end, struck = run_with_kills(home, mode, count, whole, random.Random(f"{mode}/{len(rounds)}"))
+                rounds.append({"struck": struck, "identical": end == whole.end})
+                write_json(path, rounds)
+                print(f"{mode}: {kills + len(struck)} of {TARGETS[mode]} kills, identical: {end == whole.end}", flush=True)
                 shutil.rmtree(home)
-    RESULTS.with_suffix(".md").write_text(report(done))
-    print(report(done))
+    text = report({path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))})
+    RESULTS.with_suffix(".md").write_text(text)
+    print(text)
 
 
-def report(done: dict[str, Any]) -> str:
+def report(done: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# Kills",
         "",
