@@ -18,7 +18,7 @@ from typing import NoReturn
 from recipes.check import check_files, check_source
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
-from recipes.resume import find_stopped
+from recipes.resume import find_run, find_stopped, sole_owner
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
@@ -160,16 +160,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    stopped = find_stopped(arguments.run, arguments.overrides)
-    if stopped is None:
-        text = f"{arguments.run}: this run is done; there is nothing to resume"
-        print(json.dumps({"status": "done"}) if arguments.json else text)
-        return 0
-    check_files(stopped.loaded, model=True)
-    _share_cores()
-    from recipes.launch import resume_run
+    folder = find_run(arguments.run)
+    with sole_owner(folder):
+        stopped = find_stopped(folder, arguments.overrides)
+        if stopped is None:
+            text = f"{arguments.run}: this run is done; there is nothing to resume"
+            print(json.dumps({"status": "done"}) if arguments.json else text)
+            return 0
+        check_files(stopped.loaded, model=True)
+        _share_cores()
+        from recipes.launch import resume_run
 
-    return resume_run(stopped, as_json=arguments.json)
+        return resume_run(stopped, as_json=arguments.json)
 
 
 def _dry_run(loaded: LoadedRecipe, *, as_json: bool) -> int:

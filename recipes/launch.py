@@ -54,16 +54,15 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
 def resume_run(stopped: Stopped, *, as_json: bool) -> int:
     """Goes on with a run from its newest checkpoint; what it had logged after that is cut away. Returns the exit code."""
     folder, checkpoint = stopped.folder, stopped.checkpoint
-    with sole_owner(folder):
-        plan = to_plan(stopped.loaded)
-        data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
-        if checkpoint is not None:
-            check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)
-        write_text(folder / "recipe.yaml", resolved_yaml(stopped.loaded.recipe))
-        remove_leftovers(folder)
-        attempt = last_attempt(folder) + 1
-        cut_back(folder, Progress.read(checkpoint).log if checkpoint is not None else {})
-        return _run(Start(plan, data, folder, attempt, checkpoint), as_json=as_json)
+    plan = to_plan(stopped.loaded)
+    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    if checkpoint is not None:
+        check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)
+    write_text(folder / "recipe.yaml", resolved_yaml(stopped.loaded.recipe))
+    remove_leftovers(folder)
+    attempt = last_attempt(folder) + 1
+    cut_back(folder, Progress.read(checkpoint).log if checkpoint is not None else {})
+    return _run(Start(plan, data, folder, attempt, checkpoint), as_json=as_json)
 
 
 @dataclass(frozen=True)

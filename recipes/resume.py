@@ -43,13 +43,12 @@ def find_run(run: str) -> Path:
     raise UserError(f"RUN: got {run}, which has no recipe.yaml; {hint}")
 
 
-def find_stopped(run: str, overrides: Sequence[str]) -> Stopped | None:
-    """What to go on with; None for a run that is done.
+def find_stopped(folder: Path, overrides: Sequence[str]) -> Stopped | None:
+    """What to go on with in a run's folder that this process owns; None for a run that is done.
 
     Raises:
-        UserError: no such run; or the recipe, as it stands in the run's folder with the overrides, trains something else.
+        UserError: the recipe, as it stands in the folder with the overrides, trains something else.
     """
-    folder = find_run(run)
     with contextlib.suppress(OSError, ValueError):
         if json.loads((folder / "summary.json").read_text())["status"] == "done":
             return None

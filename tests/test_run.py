@@ -90,7 +90,7 @@ def runs(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 def test_inline_and_ray_give_the_same_metrics(runs: dict[str, Path]) -> None:
     inline, ray = (without_timings(rows(runs[mode], "metrics.jsonl")) for mode in ("inline", "ray"))
-    assert [r["stage"] for r in inline] == ["base"] * 2 + ["cold_start"] * 3 + ["grpo"] * 3
+    assert [r["stage"] for r in inline] == ["base"] * 6 + ["cold_start"] * 3 + ["grpo"] * 3
     assert inline == ray
     evaluations = [
         [r for r in without_timings(rows(runs[mode], "events.jsonl")) if r["event"] in ("evaluation", "sample", "data")]

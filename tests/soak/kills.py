@@ -107,41 +107,52 @@ def start(home: Path, *words: str) -> subprocess.Popen[str]:
 
 @dataclass(frozen=True)
 class Whole:
-    """An uninterrupted run: its end, the seconds until its first metrics row, and those from there to the end."""
+    """An uninterrupted run: its end, and the seconds until its first metrics row."""
 
     end: End
     startup_s: float
-    work_s: float
 
 
 def run_to_the_end(home: Path, mode: str) -> Whole:
-    begun, metrics = time.monotonic(), home / "runs" / "tiny-1" / "metrics.jsonl"
+    begun, run = time.monotonic(), home / "runs" / "tiny-1"
     process = start(prepare(home), "run", "tiny.yaml", f"runtime={mode}", *SETTINGS)
-    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+    while not num_rows(run) and process.poll() is None:
         time.sleep(0.02)
-    working = time.monotonic()
+    startup_s = time.monotonic() - begun
     assert process.wait(timeout=600) == 0, output_of(home)
-    return Whole(End.of(home / "runs" / "tiny-1"), working - begun, time.monotonic() - working)
+    return Whole(End.of(run), startup_s)
 
 
 def run_with_kills(home: Path, mode: str, num_kills: int, whole: Whole, rng: random.Random) -> tuple[End, list[str]]:
-    """A run that is killed up to `num_kills` times at random moments, its start included, and resumed each time.
+    """A run that is killed up to `num_kills` times at random moments and resumed each time.
 
-    Returns its end, and for each kill what the run had logged last: where it struck.
+    A moment is a time within the start-up, or one soon after a random metrics row of those to come: in a step, a checkpoint
+    or an evaluation. Returns the run's end, and for each kill what the run had logged last: where it struck.
     """
     run, struck = home / "runs" / "tiny-1", list[str]()
     first = ["run", "tiny.yaml", f"runtime={mode}", *SETTINGS]
     process = start(prepare(home), *first)
     while len(struck) < num_kills and process.returncode is None:
-        try:
-            process.wait(timeout=rng.uniform(0.3 * whole.startup_s, whole.startup_s + 2 * whole.work_s / num_kills))
-        except subprocess.TimeoutExpired:
+        if rng.random() < 0.2:
+            time.sleep(rng.uniform(0.2, 1.0) * whole.startup_s)
+        else:
+            moment = num_rows(run) + rng.uniform(0, 2 * len(whole.end.metrics) / num_kills)
+            while num_rows(run) < moment and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.5))
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)  # to it alone; what it had started must end by itself
             process.wait()
             struck.append(last_row(run))
             process = start(home, *(["resume", "tiny-1"] if (run / "recipe.yaml").exists() else first))
     assert process.wait(timeout=600) == 0, output_of(home)
     return End.of(run), struck
+
+
+def num_rows(run: Path) -> int:
+    """Metrics rows that the run has logged so far."""
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def output_of(home: Path) -> str:
