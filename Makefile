@@ -60,6 +60,7 @@ soak: env
 	$(BIN)/python -m tests.soak.kills
 	$(BIN)/python -m tests.soak.memory
 	$(BIN)/python -m tests.soak.math_seeds
+	$(BIN)/python -m tests.soak.optimizers
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
