@@ -1,70 +1,72 @@
-"""Muon against AdamW on `recipes/math.yaml`'s model and data, reduced: supervised training, and GRPO from one common start.
+"""Muon against AdamW on `recipes/math.yaml`'s model and data, reduced: supervised training, and GRPO from a common start.
 
-Seed 0 chooses each optimizer's learning rate: the grid grows by factors of two until the best lies inside it. The other seeds
-then run the chosen rate, two of them its neighbours too, and only they are reported. Resumable: a cell that is in
-docs/results/optimizers/ already is not run again. Run by `make soak`.
+The first seed finds each optimizer's grid of learning rates: it grows by factors of two until the best lies inside it. All
+seeds run the best and its two neighbours; each is reported at the rate that did best on the other seeds. Resumable: a cell
+that is in docs/results/optimizers/ already is not run again. Run by `make soak`.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-import yaml
 from torch.nn.utils.rnn import pad_sequence
 
+from recipes.load import load
 from rewards.task import is_held_out
 from rl.checkpoint import write_json
 from rl.config import ModelConfig, OptimizerConfig
 from rl.optim.build import build_optimizer
 from rl.policy import load_policy
-from specialists.config import DataConfig, SourceConfig
 from specialists.generators import stream
 from tests.soak.math_seeds import ROOT, SETTINGS, polymath
 
 RESULTS = ROOT / "docs" / "results" / "optimizers"
-RECIPE = yaml.safe_load((ROOT / "recipes" / "math.yaml").read_text())
-BASE, COLD_START, GRPO = RECIPE["stages"]
+RECIPE = load("math").recipe
+BASE, COLD_START, GRPO = RECIPE.model_dump(mode="json")["stages"]
+Rates: TypeAlias = tuple[float, float, float]
+Pair: TypeAlias = tuple[tuple[float, float], tuple[float, float]]  # Muon, AdamW; each (rate, figure)
 OPTIMIZERS = ("muon", "adamw")
 FIRST = {  # learning rates to begin with on the tuning seed
     ("sft", "muon"): [0.005, 0.01, 0.02],
-    ("sft", "adamw"): [0.0025, 0.005, 0.01],
+    ("sft", "adamw"): [0.00125, 0.0025, 0.005],
     ("grpo", "muon"): [0.0005, 0.001, 0.002],
     ("grpo", "adamw"): [0.00025, 0.0005, 0.001],
 }
-TUNING_SEED, GRID_SEEDS, SEEDS = 0, (1, 2), (1, 2, 3)
-SFT_STEPS, SFT_BATCH, GRPO_STEPS = 250, 16, 30
+SEEDS = (0, 1, 2)  # the first one finds the grid
+SFT_STEPS, SFT_BATCH, GRPO_STEPS, GRPO_PROMPTS = 250, 16, 30, 8
 EVALUATION = ["evaluation.num_tasks=200", "evaluation.num_samples=2"]
 STYLE = "careful"  # of the supervised comparison: guesses would keep accuracy near 0 in so few steps
 HELD_OUT_EXAMPLES = 300
+LENGTH = 75  # tokens of a careful demonstration, about
+GRADIENT = f"forward and backward of {SFT_BATCH} demonstrations"
 TIMED = {
-    "adamw": OptimizerConfig(name="adamw", lr=1e-6),
-    "muon, hybrid": OptimizerConfig(name="muon", lr=1e-6),
-    "muon, quintic": OptimizerConfig(name="muon", lr=1e-6, newton_schulz="quintic"),
+    "adamw, step": OptimizerConfig(name="adamw", lr=1e-6),
+    "muon, hybrid, step": OptimizerConfig(name="muon", lr=1e-6),
+    "muon, quintic, step": OptimizerConfig(name="muon", lr=1e-6, newton_schulz="quintic"),
 }
 
 
 def main() -> None:
-    """Runs the cells that have no result yet, for the seeds named on the command line (default: all); writes the table."""
+    """Runs the cells that have no result yet, then writes the table."""
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    best = {(part, name): search(part, name) for part in ("sft", "grpo") for name in OPTIMIZERS}
-    for seed in map(int, sys.argv[1:] or map(str, SEEDS)):
-        for (part, name), rate in best.items():
-            for lr in (rate, rate / 2, rate * 2) if seed in GRID_SEEDS else (rate,):
+    grids = {(part, name): search(part, name) for part in ("sft", "grpo") for name in OPTIMIZERS}
+    for seed in SEEDS:
+        for (part, name), rates in grids.items():
+            for lr in rates:
                 cell(part, name, lr, seed)
     path = RESULTS / "step_ms.json"
     if not path.exists():
-        write_json(path, optimizer_step_ms(start_of(TUNING_SEED)))
-    text = report(best, json.loads(path.read_text()))
+        write_json(path, step_parts_ms(start(SEEDS[0])))
+    text = report(grids, json.loads(path.read_text()))
     (RESULTS.parent / "optimizers.md").write_text(text)
     print(text)
 
@@ -72,14 +74,20 @@ def main() -> None:
 # ---- cells
 
 
-def search(part: str, name: str) -> float:
-    """The learning rate that does best on the tuning seed, with a worse one tried on either side."""
+def search(part: str, name: str) -> Rates:
+    """The learning rate that does best on the first seed, between two that do worse."""
     rates = FIRST[part, name]
     while True:
-        best = min(rates, key=lambda lr: merit(part, cell(part, name, lr, TUNING_SEED)))
+        best = min(rates, key=lambda lr: merit(part, cell(part, name, lr, SEEDS[0])))
         if best not in (rates[0], rates[-1]):
-            return best
+            return best / 2, best, best * 2
         rates = [best / 2, *rates] if best == rates[0] else [*rates, best * 2]
+
+
+def chosen(part: str, name: str, rates: Rates, seed: int) -> float:
+    """The rate of the grid that did best on the other seeds."""
+    others = [other for other in SEEDS if other != seed]
+    return min(rates, key=lambda lr: statistics.mean(merit(part, cell(part, name, lr, other)) for other in others))
 
 
 def merit(part: str, figures: dict[str, Any]) -> float:
@@ -92,11 +100,11 @@ def cell_path(part: str, name: str, lr: float, seed: int) -> Path:
 
 
 def cell(part: str, name: str, lr: float, seed: int) -> dict[str, Any]:
+    """The figures of one run; runs it where there are none yet."""
     path = cell_path(part, name, lr, seed)
     if not path.exists():
         write_json(path, (sft_cell if part == "sft" else grpo_cell)(name, lr, seed))
     found: dict[str, Any] = json.loads(path.read_text())
-    print(path.stem, {key: value for key, value in found.items() if isinstance(value, float)}, flush=True)
     return found
 
 
@@ -125,8 +133,10 @@ def sft_cell(name: str, lr: float, seed: int) -> dict[str, Any]:
 
 def grpo_cell(name: str, lr: float, seed: int) -> dict[str, Any]:
     """The recipe's last stage, shortened, from the seed's common start."""
-    stage = {**GRPO, "steps": GRPO_STEPS, "eval_every": 0, "optimizer": {**GRPO["optimizer"], "name": name, "lr": lr}}
-    run = run_math(f"optimizers-grpo-{name}-{lr:g}", seed, [stage], f"model={start_of(seed)}", *EVALUATION)
+    optimizer = {**GRPO["optimizer"], "name": name, "lr": lr}
+    stage = {**GRPO, "steps": GRPO_STEPS, "num_prompts": GRPO_PROMPTS, "eval_every": 0, "optimizer": optimizer}
+    data = f"data.num_train={GRPO_STEPS * GRPO_PROMPTS}"
+    run = run_math(f"optimizers-grpo-{name}-{lr:g}", seed, [stage], f"model={start(seed)}", data, *EVALUATION)
     rewards = [row["reward_mean"] for row in metrics_of(run)]
     return {
         "start_accuracy": run["eval"]["stages"][0]["accuracy"],
@@ -137,9 +147,9 @@ def grpo_cell(name: str, lr: float, seed: int) -> dict[str, Any]:
     }
 
 
-def start_of(seed: int) -> Path:
+def start(seed: int) -> Path:
     """The checkpoint after the recipe's two supervised stages, with the recipe's own settings; made once a seed."""
-    name = f"optimizers-start-{seed}"
+    name = f"optimizers-start-seed{seed}"
     summary = ROOT / "runs" / name / "summary.json"  # of the newest run of that name
     if not summary.exists() or json.loads(summary.read_text())["status"] != "done":
         run_math(name, seed, [{**BASE, "evaluate": False}, COLD_START], *EVALUATION)
@@ -159,8 +169,7 @@ def held_out_loss(folder: Path) -> float:
     """Mean negative log-likelihood, in nats, of the assistant's tokens in demonstrations of held-out tasks."""
     policy = load_policy(folder, ModelConfig(path=str(folder)))
     policy.model.eval()
-    source = SourceConfig(**RECIPE["data"]["sources"][0])
-    examples = (e for e in stream(source, seed=0) if is_held_out(e.task, DataConfig.held_out_share))
+    examples = (e for e in stream(RECIPE.data.sources[0], seed=0) if is_held_out(e.task, RECIPE.data.held_out_share))
     encoded = [
         policy.chat.demonstration(d) for e in islice(examples, HELD_OUT_EXAMPLES) for d in e.demonstrations if d.style == STYLE
     ]
@@ -169,14 +178,17 @@ def held_out_loss(folder: Path) -> float:
     return float(policy.model(input_ids=ids, labels=ids.where(mask.bool(), -100)).loss)
 
 
-def optimizer_step_ms(folder: Path) -> dict[str, float]:
-    """Median milliseconds of processor time of one optimizer step on one thread; the three take turns."""
+def step_parts_ms(folder: Path) -> dict[str, float]:
+    """Median milliseconds of processor time, one thread, of an SFT step's gradient and of each optimizer's step; in turns."""
     model = load_policy(folder, ModelConfig(path=str(folder))).model
-    for parameter in model.parameters():
-        parameter.grad = 1e-3 * torch.randn_like(parameter)
+    ids = torch.randint(model.config.vocab_size, (SFT_BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     optimizers = {name: build_optimizer(model, config, 1)[0] for name, config in TIMED.items()}
-    times: dict[str, list[float]] = {name: [] for name in TIMED}
+    times: dict[str, list[float]] = {name: [] for name in (GRADIENT, *TIMED)}
     for _ in range(30):
+        start = time.process_time()
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        times[GRADIENT].append(1000 * (time.process_time() - start))
         for name, optimizer in optimizers.items():
             start = time.process_time()
             optimizer.step()
@@ -198,14 +210,11 @@ class Measure:
     digits: int
     higher_is_better: bool
 
-    def of(self, name: str, lr: float, seed: int) -> float | None:
-        path = cell_path(self.part, name, lr, seed)
-        return self.scale * json.loads(path.read_text())[self.key] if path.exists() else None
+    def of(self, name: str, lr: float, seed: int) -> float:
+        return self.scale * float(cell(self.part, name, lr, seed)[self.key])
 
     def text(self, values: Sequence[float]) -> str:
         """Mean (smallest to largest)."""
-        if not values:
-            return "-"
         mean, low, high = (f"{value:.{self.digits}f}" for value in (statistics.mean(values), min(values), max(values)))
         return f"{mean} ({low} to {high})"
 
@@ -224,88 +233,79 @@ INTRO = f"""# Muon and AdamW, both tuned
 Model and data of `recipes/math.yaml`, float32, one thread.
 
 - SFT: its first stage from random weights, {SFT_STEPS} steps of {SFT_BATCH} {STYLE} demonstrations instead of {BASE["steps"]} of 32 of both styles.
-- GRPO: its last stage, {GRPO_STEPS} steps instead of {GRPO["steps"]}, from the checkpoint after both supervised stages; one a seed, the same
-  for both optimizers, trained with Muon.
+- GRPO: its last stage, {GRPO_STEPS} steps of {GRPO_PROMPTS} prompts instead of {GRPO["steps"]} of {GRPO["num_prompts"]}, from the
+  checkpoint after both supervised stages of the recipe; one a seed, the same for both optimizers, trained with Muon.
 - Schedules, weight decay (0.1) and clipping are the recipe's for both. Muon gives embeddings and norms to AdamW, at the same rate.
-- Seed {TUNING_SEED} chose each rate, by held-out loss (SFT) and by mean reward (GRPO); its grid grew by factors of two until the best lay
-  inside it. Columns without a seed's number are over the other seeds, which chose nothing: mean (smallest to largest).
+- Seed {SEEDS[0]} found each grid; every seed ran the best rate and its two neighbours. The judge of a rate is held-out loss (SFT) or mean
+  reward (GRPO). Figures at a rate: mean over seeds (smallest to largest). "Tuned": each seed at the rate that did best on the
+  others, since choosing and reporting on the same seeds would flatter both.
 - Accuracy: 200 held-out tasks, two samples each at temperature 1. Held-out loss: nats a token over {HELD_OUT_EXAMPLES} demonstrations.
 
 Written by `make soak`.
 """  # noqa: E501
 
 
-def report(best: dict[tuple[str, str], float], step_ms: dict[str, float]) -> str:
+def report(grids: Mapping[tuple[str, str], Rates], step_ms: dict[str, float]) -> str:
     lines = [INTRO]
     for part, heading in (("sft", "SFT from random weights"), ("grpo", "GRPO from a common start")):
-        lines += [f"## {heading}", "", *rates_table(part, best), "", *tuned_table(part, best), "", *verdicts(part, best), ""]
+        pairs = {measure: tuned(measure, grids) for measure in MEASURES if measure.part == part}
+        lines += [f"## {heading}", "", *rates_table(part), "", *tuned_table(pairs), ""]
+        lines += [verdict(measure, [(a, b) for (_, a), (_, b) in found]) for measure, found in pairs.items()] + [""]
     lines += [
         f"With no difference at all, {len(SEEDS)} seeds would still agree one time in {2 ** (len(SEEDS) - 1)}.",
         "",
         "## Time of an optimizer step",
         "",
-        "| optimizer | ms of processor time |",
+        "| part of a step | ms of processor time |",
         "|---|---|",
         *(f"| {name} | {value:.1f} |" for name, value in step_ms.items()),
         "",
-        "`muon, quintic` is torch.optim.Muon (`newton_schulz: quintic`); `hybrid` is the default here. Median of 25 steps.",
+        "`quintic` is torch.optim.Muon (`newton_schulz: quintic`); `hybrid` is the default here. Median of 25 steps.",
         "",
     ]
     return "\n".join(lines)
 
 
-def rates_table(part: str, best: dict[tuple[str, str], float]) -> list[str]:
-    """Every rate that was run, with the tuning seed and the others apart."""
+def rates_table(part: str) -> list[str]:
+    """Every rate that was run, on however many seeds."""
     measures = [m for m in MEASURES if m.part == part]
-    titles = [f"{measures[0].title}, seed {TUNING_SEED}", *(m.title for m in measures)]
-    lines = [f"| optimizer | rate | {' | '.join(titles)} | seeds |", "|---" * (len(titles) + 3) + "|"]
+    lines = [f"| optimizer | rate | {' | '.join(m.title for m in measures)} | seeds |", "|---" * (len(measures) + 3) + "|"]
     for name in OPTIMIZERS:
-        found = sorted({rate_of(path, f"{part}-{name}-") for path in RESULTS.glob(f"{part}-{name}-*.json")})
-        for lr in found:
-            tuning = measures[0].of(name, lr, TUNING_SEED)
-            first = "-" if tuning is None else f"{tuning:.{measures[0].digits}f}"
-            columns = [m.text([v for seed in SEEDS if (v := m.of(name, lr, seed)) is not None]) for m in measures]
-            seeds = sum(cell_path(part, name, lr, seed).exists() for seed in SEEDS)
-            rate = f"**{lr:g}**" if lr == best[part, name] else f"{lr:g}"
-            lines.append(f"| {name} | {rate} | {first} | {' | '.join(columns)} | {seeds} |")
+        stems = [path.stem.removeprefix(f"{part}-{name}-") for path in RESULTS.glob(f"{part}-{name}-*.json")]
+        for lr in sorted({float(stem.rpartition("-")[0]) for stem in stems}):
+            seeds = [seed for seed in SEEDS if cell_path(part, name, lr, seed).exists()]
+            columns = [m.text([m.of(name, lr, seed) for seed in seeds]) for m in measures]
+            lines.append(f"| {name} | {lr:g} | {' | '.join(columns)} | {len(seeds)} |")
     return lines
 
 
-def rate_of(path: Path, prefix: str) -> float:
-    return float(path.stem.removeprefix(prefix).rpartition("-")[0])
+def tuned(measure: Measure, grids: Mapping[tuple[str, str], Rates]) -> list[Pair]:
+    """For each seed (rate, figure) of Muon and of AdamW."""
+
+    def one(name: str, seed: int) -> tuple[float, float]:
+        lr = chosen(measure.part, name, grids[measure.part, name], seed)
+        return lr, measure.of(name, lr, seed)
+
+    return [(one("muon", seed), one("adamw", seed)) for seed in SEEDS]
 
 
-def tuned(measure: Measure, best: dict[tuple[str, str], float]) -> list[tuple[int, float, float]]:
-    """(seed, Muon, AdamW) at the chosen rates, for the reported seeds that have both."""
-    muon, adamw = ([measure.of(name, best[measure.part, name], seed) for seed in SEEDS] for name in OPTIMIZERS)
-    return [(seed, a, b) for seed, a, b in zip(SEEDS, muon, adamw, strict=True) if a is not None and b is not None]
-
-
-def tuned_table(part: str, best: dict[tuple[str, str], float]) -> list[str]:
-    """Each reported seed at the chosen rates."""
-    muon, adamw = (f"{name} at {best[part, name]:g}" for name in OPTIMIZERS)
-    lines = [f"| measure | seed | {muon} | {adamw} | muon - adamw |", "|---|---|---|---|---|"]
-    for measure in (m for m in MEASURES if m.part == part):
+def tuned_table(pairs: Mapping[Measure, Sequence[Pair]]) -> list[str]:
+    lines = ["| tuned | seed | muon | adamw | muon - adamw |", "|---|---|---|---|---|"]
+    for measure, found in pairs.items():
         digits = measure.digits
-        for seed, a, b in tuned(measure, best):
-            lines.append(f"| {measure.title} | {seed} | {a:.{digits}f} | {b:.{digits}f} | {a - b:+.{digits}f} |")
+        for seed, ((lr_a, a), (lr_b, b)) in zip(SEEDS, found, strict=True):
+            figures = f"{a:.{digits}f} at {lr_a:g} | {b:.{digits}f} at {lr_b:g} | {a - b:+.{digits}f}"
+            lines.append(f"| {measure.title} | {seed} | {figures} |")
     return lines
 
 
-def verdicts(part: str, best: dict[tuple[str, str], float]) -> list[str]:
-    """A sentence for each measure: who is ahead on every seed, or nobody."""
-    lines = []
-    for measure in (m for m in MEASURES if m.part == part):
-        gaps = [(a - b) * (1 if measure.higher_is_better else -1) for _, a, b in tuned(measure, best)]
-        sizes = measure.text([abs(gap) for gap in gaps])
-        if all(gap > 0 for gap in gaps):
-            lines.append(f"- {measure.title}: Muon is better on every seed, by {sizes}.")
-        elif all(gap < 0 for gap in gaps):
-            lines.append(f"- {measure.title}: AdamW is better on every seed, by {sizes}.")
-        else:
-            mean = f"{statistics.mean(gaps):+.{measure.digits}f}"
-            lines.append(f"- {measure.title}: no difference; the sign changes between seeds (mean in Muon's favour {mean}).")
-    return lines
+def verdict(measure: Measure, pairs: Sequence[tuple[float, float]]) -> str:
+    """Who is ahead on every seed, or nobody."""
+    gaps = [(muon - adamw) * (1 if measure.higher_is_better else -1) for muon, adamw in pairs]
+    means = f"Muon {measure.text([a for a, _ in pairs])}, AdamW {measure.text([b for _, b in pairs])}"
+    if min(gaps) > 0 or max(gaps) < 0:
+        return f"- {measure.title}: {means}; {'Muon' if gaps[0] > 0 else 'AdamW'} is better on every seed."
+    return f"- {measure.title}: {means}; no difference that holds, the sign changes between seeds."
 
 
 if __name__ == "__main__":
