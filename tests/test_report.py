@@ -160,7 +160,7 @@ def test_the_rows_of_a_run_become_charts(tmp_path: Path) -> None:
     assert held_out.lines[0].low == pytest.approx([0.15, 0.35, 0.75])
     stack = found["Where a step's time went"]
     assert {line.label: line.values[0] for line in stack.lines} == {
-        "rollouts and scores": 0.5,
+        "rollouts": 0.5,
         "update": 0.25,
         "publishing weights": 0.125,
         "rest": 0.125,

@@ -70,18 +70,20 @@ SPECS = (
     ),
     _Spec(
         "Clipped and masked tokens",
-        {"clipped_share": "clipped", "masked_share": "masked as off-policy"},
+        {"clipped_share": "clipped", "masked_share": "masked as off-policy", "truncated_share": "truncated weight"},
         "share",
         help="where the policy is too far from the sampler's",
     ),
     _Spec("KL to the reference", {"kl": "KL"}, "nats"),
-    _Spec("Surprisal", {"surprisal": "of sampled tokens"}, "nats", help="its mean estimates the policy's entropy"),
+    _Spec("Staleness", {"staleness": "steps"}, "steps", help="by which a step's rollouts were behind the weights"),
+    _Spec("Entropy", {"entropy": "of the policy", "surprisal": "surprisal of what was sampled"}, "nats"),
     _Spec("Learning rate", {"lr": "lr"}),
     _Spec("Gradient norm", {"grad_norm": "norm"}, help="before clipping"),
     _Spec("Sampling speed", {"tokens_per_s": "sampled"}, "tokens/s"),
     _Spec("Training speed", {"steps_per_s": "steps"}, "steps/s"),
 )
-TIMES = {"rollout_s": "rollouts and scores", "train_s": "update", "publish_s": "publishing weights"}
+TIMES = {"rollout_s": "rollouts", "score_s": "scores", "train_s": "update", "publish_s": "publishing weights"}
+OVERLAPPED = {"wait_s": "waiting for rollouts", "train_s": "update", "publish_s": "publishing weights"}
 REST = "rest"
 
 
@@ -197,16 +199,17 @@ def _reward(table: _Table) -> Chart | None:
 
 
 def _time(table: _Table) -> Chart | None:
-    """Where a step's seconds went; a step without an update has no `train_s`."""
+    """Where a step's seconds went; a step without an update has no `train_s`, one with stale rollouts made them earlier."""
     whole = table.column("step_s")
     if not whole:
         return None
-    columns = {label: [v or 0.0 for v in table.column(key) or [0.0] * len(whole)] for key, label in TIMES.items()}
+    times = OVERLAPPED if any(table.column("staleness")) else TIMES
+    columns = {label: [v or 0.0 for v in table.column(key) or [0.0] * len(whole)] for key, label in times.items()}
     sums = [sum(parts) for parts in zip(*columns.values(), strict=True)]
     columns[REST] = [max(0.0, (w or 0.0) - s) for w, s in zip(whole, sums, strict=True)]
     lines = [Line(label, values) for label, values in columns.items() if any(values)]
     return Chart(
-        "Where a step's time went", table.x, lines, "s", "stack", marks=table.marks, note=table.note(["step_s", *TIMES])
+        "Where a step's time went", table.x, lines, "s", "stack", marks=table.marks, note=table.note(["step_s", *times])
     )
 
 
