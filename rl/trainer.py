@@ -19,6 +19,7 @@ from rl.attention import enable_packing
 from rl.batch import Batch, Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
+from rl.fused import fuse
 from rl.head import token_logprobs
 from rl.losses.base import LossFn
 from rl.losses.config import Aggregation
@@ -62,6 +63,7 @@ class Trainer:
         self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
         if model.activation_checkpointing:
             enable_recompute(self.policy.model)
+        self.fused = fuse(self.policy.model) if self.policy.device.type == "cpu" else []  # names of modules
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.aggregation, self.max_tokens = aggregation, max_tokens  # of the loss tokens' weights
         self.max_grad_norm = optimizer.max_grad_norm
