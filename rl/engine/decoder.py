@@ -1,7 +1,7 @@
 """The policy as decoding uses it: the same parameters, attention made for one query a row, bfloat16 weights cast once.
 
-No model code is copied: attention goes in through transformers' attention interface, and the weights are those of the policy
-or their bfloat16 values. Whether a model can be decoded this way is measured by `rl/engine/invariance.py`, never assumed.
+Plain transformers decode through `rl/engine/layers.py`; for others attention goes in through transformers' attention interface,
+and the weights are those of the policy or their bfloat16 values. Whether a model can be decoded this way is measured by `rl/engine/invariance.py`, never assumed.
 Shapes: _B rows, _H key-value heads, _G query heads of one key-value head, _L cache length, _D head dimension.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from rl.engine.layers import LayerStack
 from rl.policy import Policy
 
 ONE_QUERY = "one_query"  # the attention's name in transformers' interface
@@ -28,13 +29,21 @@ class Decoder:
     policy: Policy
     stepper: Policy
     one_query: bool  # the stepper's attention is `one_query_attention`
-    casts: tuple[tuple[Tensor, Tensor], ...]  # (the stepper's bfloat16 weight, the policy's float32 weight)
+    casts: tuple[tuple[Tensor, Tensor], ...] = ()  # (the stepper's bfloat16 weight, the policy's float32 weight)
+    layers: LayerStack | None = None  # decodes in the stepper's place, with `one_query_attention`
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Casts the weights again; to be called when the policy's have changed."""
+        if self.layers is not None:
+            self.layers.refresh()
         for mine, source in self.casts:
             mine.copy_(source)
+
+
+def make_layer_decoder(policy: Policy) -> Decoder:
+    """TypeError or AttributeError where the model is none of those that `rl/engine/layers.py` knows."""
+    return Decoder(policy, policy, one_query=True, layers=LayerStack(policy))
 
 
 def make_decoder(policy: Policy, *, one_query: bool) -> Decoder:
@@ -66,7 +75,7 @@ def make_decoder(policy: Policy, *, one_query: bool) -> Decoder:
 
 
 def one_query_attention(
-    module: nn.Module,
+    module: nn.Module | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -93,7 +102,7 @@ def one_query_attention(
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float | None) -> Tensor:
     rows, heads, length, width = key.shape
-    query = query.view(rows * heads, -1, width) * (scaling if scaling is not None else width**-0.5)
+    query = query.reshape(rows * heads, -1, width) * (scaling if scaling is not None else width**-0.5)
     scores = torch.bmm(query, key.view(rows * heads, length, width).transpose(1, 2))
     weights = torch.softmax(scores.view(rows, -1, length).add_(attention_mask[:, 0]), dim=-1)
     output = torch.bmm(weights.view(rows * heads, -1, length), value.view(rows * heads, length, -1))

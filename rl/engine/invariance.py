@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rewards.errors import UserError
 from rl.config import EngineConfig
-from rl.engine.decoder import Decoder, make_decoder
+from rl.engine.decoder import Decoder, make_decoder, make_layer_decoder
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
 from rl.policy import Policy
@@ -33,17 +34,19 @@ class Verdict:
 
 
 def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, str]:
-    """The first cache, of three, whose decoding gives the model's own logits; the reason where it is the last.
+    """The first way of decoding whose logits are the model's own; the reason where it is the last.
 
-    Slots with attention made for one query a row (on the CPU, for models that use transformers' sdpa), slots with the model's
-    own attention, and the model's native cache, one sequence a call.
+    Slots with layers of ours, slots with attention made for one query a row (both on the CPU, for models that use
+    transformers' sdpa), slots with the model's own attention, and the model's native cache, one sequence a call.
     """
     policy.model.eval()
     tokens = _tokens(policy, 2, 32)
-    one_query = policy.device.type == "cpu" and policy.model.config._attn_implementation == "sdpa"
-    for fast in (True, False) if one_query else (False,):
+    ways = [partial(make_decoder, policy, one_query=False)]
+    if policy.device.type == "cpu" and policy.model.config._attn_implementation == "sdpa":
+        ways = [partial(make_layer_decoder, policy), partial(make_decoder, policy, one_query=True), *ways]
+    for make in ways:
         try:
-            slots = SlotKV(make_decoder(policy, one_query=fast), config.max_batch_size, fixed_shapes=config.deterministic)
+            slots = SlotKV(make(), config.max_batch_size, fixed_shapes=config.deterministic)
             error = _decode_error(policy, slots, tokens)
             why = f"decoding through slots differs by {error:.2g}"
         except torch.OutOfMemoryError:

@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from rl.engine import decoder as decoding
 from rl.engine.decoder import Decoder
+from rl.engine.layers import Attend
 
 BUCKET = 64  # slots are allocated, and with fixed shapes attended, in multiples of this length
 ATTEND = 16  # without fixed shapes the attended length is a multiple of this
@@ -171,6 +173,9 @@ class SlotKV:
         plan = _Plan(slots, torch.tensor(positions, device=device), length)
         for layer in self._layers:
             layer.plan = plan
+        if self.decoder.layers is not None:
+            hidden = self.decoder.layers.hidden_states(torch.tensor(token_ids, device=device), plan.positions, self._attend(plan))
+            return self.policy.head.logits(hidden)
         hidden = self.decoder.stepper.hidden_states(
             torch.tensor(token_ids, device=device)[:, None],
             position_ids=plan.positions[:, None],
@@ -179,6 +184,18 @@ class SlotKV:
             use_cache=True,
         )
         return self.policy.head.logits(hidden[:, 0])
+
+    def _attend(self, plan: _Plan) -> Attend:
+        masks = self._mask(plan.positions, plan.length)
+        types = self.policy.model.config.get_text_config().layer_types if isinstance(masks, dict) else ()
+
+        def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self._layers[index].update(key, value)
+            mask = masks[types[index]] if types else masks
+            attended, _ = decoding.one_query_attention(None, query[:, :, None], keys, values, mask)
+            return attended.view(len(query), -1)
+
+        return attend
 
     def _mask(self, positions: Tensor, length: int) -> Any:
         """Additive masks [B, 1, 1, L]; a mapping by layer type where a model mixes full and sliding attention."""
