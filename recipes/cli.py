@@ -18,7 +18,8 @@ from typing import NoReturn
 from recipes.check import check_files, check_source
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
-from recipes.resume import find_run, find_stopped, sole_owner
+from recipes.resume import find_stopped, sole_owner
+from recipes.runs import find_run
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
@@ -209,7 +210,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from recipes.report import find_run, write_report
+    from recipes.report import write_report
 
     print(write_report(find_run(arguments.run), arguments.output))
     return 0

@@ -25,7 +25,8 @@ from rich.console import Console
 from recipes.closing import print_closing
 from recipes.load import LoadedRecipe, recipe_hash, resolved_yaml
 from recipes.report import write_report
-from recipes.resume import RUNS, Stopped, check_same_inputs, sole_owner
+from recipes.resume import Stopped, check_same_inputs, sole_owner
+from recipes.runs import RUNS
 from recipes.view import open_view
 from rewards.errors import UserError
 from rewards.plugin import read_source
@@ -34,7 +35,7 @@ from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
 from rl.config import GrpoConfig, RuntimeConfig
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
-from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers
+from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers, in_thread
 from specialists.data import Data, load_data
 from specialists.grpo import ScoringFailedError
 from specialists.progress import Progress
@@ -60,7 +61,7 @@ def resume_run(stopped: Stopped, *, as_json: bool) -> int:
         check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)
     write_text(folder / "recipe.yaml", resolved_yaml(stopped.loaded.recipe))
     remove_leftovers(folder)
-    attempt = last_attempt(folder) + 1
+    attempt = max(1, last_attempt(folder) + 1)
     cut_back(folder, Progress.read(checkpoint).log if checkpoint is not None else {})
     return _run(Start(plan, data, folder, attempt, checkpoint), as_json=as_json)
 
@@ -172,10 +173,14 @@ async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Wo
         from rl.cluster import Cluster
 
         return await Cluster(config, threads, restarted).start(plan.rewards)
+
+    def make() -> RewardWorker:
+        return RewardWorker(plan.rewards)
+
     return Workers(
         InlineTrainer(config.timeout_s),
         [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
-        [InlineRewards(RewardWorker(plan.rewards), config.timeout_s) for _ in range(num_rewards)],
+        [InlineRewards(await in_thread(make, None, "the rewards to load"), config.timeout_s) for _ in range(num_rewards)],
     )
 
 
@@ -251,7 +256,10 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
     try:
         await specialist.train(workers)
     finally:
-        await asyncio.gather(*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards))
+        closing = [*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards)]
+        for problem in await asyncio.gather(*closing, return_exceptions=True):  # why the run ended matters more than these
+            if isinstance(problem, BaseException):
+                log.event("close_failed", error=repr(problem))
 
 
 def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]:

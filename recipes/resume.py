@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from recipes.tree import show
 from rewards.errors import UserError
 from rl.checkpoint import checkpoints, read_manifest
 
-RUNS = Path("runs")
-
 
 @dataclass(frozen=True)
 class Stopped:
@@ -33,25 +30,17 @@ class Stopped:
     checkpoint: Path | None
 
 
-def find_run(run: str) -> Path:
-    """A run's folder by its path, or by its name below runs/; what a link such as runs/math points at."""
-    for folder in (Path(run).expanduser(), RUNS / run):
-        if (folder / "recipe.yaml").is_file():
-            return folder.resolve().relative_to(Path.cwd()) if folder.resolve().is_relative_to(Path.cwd()) else folder.resolve()
-    known = sorted(p.parent.name for p in RUNS.glob("*/recipe.yaml"))
-    hint = f"runs here: {', '.join(known[:12])}" if known else "there is no run below runs/; start one with `polymath run`"
-    raise UserError(f"RUN: got {run}, which has no recipe.yaml; {hint}")
-
-
 def find_stopped(folder: Path, overrides: Sequence[str]) -> Stopped | None:
     """What to go on with in a run's folder that this process owns; None for a run that is done.
 
     Raises:
-        UserError: the recipe, as it stands in the folder with the overrides, trains something else.
+        UserError: the recipe, as it stands in the folder with the overrides, trains something else than the checkpoint did.
     """
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads((folder / "summary.json").read_text())["status"] == "done":
-            return None
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder}: no recipe.yaml there, so nothing had begun; start it with `polymath run`")
+    events = folder / "events.jsonl"
+    if events.is_file() and '"event": "run_finished"' in events.read_text(errors="replace"):
+        return None
     loaded = load(folder / "recipe.yaml", overrides)
     complete = [path for path in checkpoints(folder) if (path / "progress.json").is_file()]
     checkpoint = complete[-1] if complete else None

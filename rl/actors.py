@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, Event, Job, TrainerFacts, TrainerSpec
 
-POLL_S = 0.2  # between two looks at a job's events
-
 
 class TrainerActor:
     def __init__(self, num_threads: int, timeout_s: float) -> None:
@@ -39,7 +38,7 @@ class TrainerActor:
 
         torch.set_num_threads(num_threads)
         self.worker, self._timeout_s = InlineTrainer(timeout_s), timeout_s
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque()  # the job's thread appends while they are taken
         self._stop = threading.Event()
 
     async def address(self) -> str:
@@ -48,12 +47,12 @@ class TrainerActor:
             probe.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
-    async def join(self, rank: int, size: int, address: str) -> None:
+    async def join(self, rank: int, size: int, address: str, backend: str) -> None:
         """Says which of the data-parallel trainers this is; they meet when the first model is opened."""
         from rl.data_parallel import Ranks
         from rl.workers import InlineTrainer
 
-        self.worker = InlineTrainer(self._timeout_s, Ranks(rank, size, address))
+        self.worker = InlineTrainer(self._timeout_s, Ranks(rank, size, address, backend))
 
     async def run_job(self, job: Job) -> Any:
         self._events.clear()
@@ -62,8 +61,7 @@ class TrainerActor:
 
     async def take_events(self) -> list[Event]:
         """The running job's events since the last call; fetched, so that no connection back to the driver is needed."""
-        events, self._events[:] = self._events[:], []
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     async def stop_job(self) -> None:
         self._stop.set()

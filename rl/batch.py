@@ -99,8 +99,8 @@ def make_batches(
 ) -> list[Batch]:
     """Splits a step's samples into microbatches of at most `microbatch_tokens`, similar lengths together.
 
-    With several ranks each gets its share of the microbatches, cut smaller so that there is one for everybody. Weights
-    are those of the whole step, so the ranks' gradients add up to the step's.
+    With several ranks each gets its share of the microbatches, cut smaller so that there is one for each as far as there
+    are samples. Weights are those of the whole step, so the ranks' gradients add up to the step's.
 
     The limit counts what the model computes: packed, each token once, a prompt once a microbatch; padded, padding too.
     A single sample longer than the limit gets a microbatch of its own. The order depends on the samples alone.

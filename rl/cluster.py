@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class Cluster:
     async def start(self, sources: Sequence[RewardSource]) -> Workers:
         """All workers, started side by side; returns when every one of them is up."""
         config, threads, timeout_s = self.config, self.num_threads, self.config.timeout_s
+        deadline_s = sum(source.timeout_s for source in sources)
         place = await self._reserve()
 
         def start(cls: type, *arguments: Any) -> Callable[[int], Any]:
@@ -61,7 +63,7 @@ class Cluster:
             for i in range(config.num_rollout_workers)
         ]
         rewards = [
-            RayRewards(self._worker(f"reward worker {i}", start(RewardActor, sources), first_reward + i))
+            RayRewards(self._worker(f"reward worker {i}", start(RewardActor, sources), first_reward + i), deadline_s)
             for i in range(config.num_reward_workers if sources else 0)
         ]
         await asyncio.gather(
@@ -71,7 +73,8 @@ class Cluster:
         )
         if len(trainers) > 1:
             address = await answer(trainers[0].address.remote(), timeout_s, "a trainer's address")
-            joins = (t.join.remote(rank, len(trainers), address) for rank, t in enumerate(trainers))
+            backend = "nccl" if place.bundle_specs[0].get("GPU") == 1 else "gloo"  # NCCL wants a GPU a rank
+            joins = (t.join.remote(rank, len(trainers), address, backend) for rank, t in enumerate(trainers))
             await asyncio.gather(*(answer(join, timeout_s, "the trainers to join") for join in joins))
         return Workers(RayTrainer(trainers, timeout_s), rollouts, rewards)
 
@@ -82,7 +85,7 @@ class Cluster:
         """A bundle for each worker. GPUs go to trainers and engines, whole ones where there are enough, else shares."""
         config = self.config
         num_models = config.num_trainers + config.num_rollout_workers
-        gpus = min(1.0, int(100 * ray.cluster_resources().get("GPU", 0.0) / num_models) / 100)
+        gpus = gpu_share(num_models, int(ray.cluster_resources().get("GPU", 0)))
         model = {"CPU": SLIVER, **({"GPU": gpus} if gpus else {})}
         place = placement_group([model] * num_models + [{"CPU": SLIVER}] * config.num_reward_workers, strategy="PACK")
         try:
@@ -93,6 +96,15 @@ class Cluster:
                 f"reward workers, found no room within {config.timeout_s:.0f} s; the cluster has {ray.available_resources()}"
             ) from None
         return place
+
+
+def gpu_share(num_models: int, num_gpus: int) -> float:
+    """GPUs for each of so many workers: one each where there are enough, else the largest share that fits beside others.
+
+    >>> gpu_share(3, 8), gpu_share(3, 2), gpu_share(7, 2), gpu_share(3, 0)
+    (1.0, 0.5, 0.25, 0.0)
+    """
+    return int(100 / math.ceil(num_models / num_gpus)) / 100 if num_gpus else 0.0
 
 
 def _actor(cls: type, place: PlacementGroup, bundle: int, *arguments: Any) -> Any:
@@ -119,8 +131,10 @@ class Revivable:
     async def ready(self) -> None:
         await answer(self._actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start")
 
-    async def call(self, method: Callable[[Any], Any], what: str) -> Any:
+    async def call(self, method: Callable[[Any], Any], what: str, more_s: float = 0.0) -> Any:
         """The answer to `method(actor)`; asked again of a new actor where the old one died over it.
+
+        `more_s`: seconds beyond the usual limit that it may rightly take.
 
         Raises:
             TimeoutError: no answer in time. WorkerDiedError: it died more often than `runtime.max_restarts` allows.
@@ -128,7 +142,7 @@ class Revivable:
         while True:
             actor = self._actor
             try:
-                return await answer(method(actor), self.timeout_s, what)
+                return await answer(method(actor), self.timeout_s + more_s, what)
             except WorkerDiedError as error:
                 await self._revive(actor, error)
 
@@ -138,21 +152,30 @@ class Revivable:
             await answer(method(self._actor), self.timeout_s, what)
 
     async def _revive(self, dead: Any, error: WorkerDiedError) -> None:
+        """Replaces a dead actor; a replacement that dies before it is ready counts as well."""
         async with self._lock:
-            if self._actor is not dead:
-                return  # another call has seen to it
-            if self._num_restarts == self._max_restarts:
-                raise WorkerDiedError(
-                    f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
-                    "runtime.max_restarts if its machine is to blame"
-                ) from error
-            self._num_restarts += 1
-            actor = self._start()
-            await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
-            if self.prepare is not None:
-                await self.prepare(actor)
-            self._actor = actor
-            self._restarted(self.name, str(error))
+            while self._actor is dead:  # else another call has seen to it
+                if self._num_restarts == self._max_restarts:
+                    raise WorkerDiedError(
+                        f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
+                        "runtime.max_restarts if its machine is to blame"
+                    ) from error
+                self._num_restarts += 1
+                ray.kill(dead)  # an actor that is out of reach, not dead, would keep its place
+                actor = self._start()
+                try:
+                    await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
+                    if self.prepare is not None:
+                        await self.prepare(actor)
+                except WorkerDiedError as again:
+                    ray.kill(actor)
+                    error = again
+                except BaseException:
+                    ray.kill(actor)
+                    raise
+                else:
+                    self._actor = actor
+                    self._restarted(self.name, str(error))
 
 
 @dataclass(frozen=True)
@@ -233,10 +256,11 @@ class RayRollouts:
 @dataclass(frozen=True)
 class RayRewards:
     worker: Revivable
+    deadline_s: float  # what the rewards may take for one completion, all together
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
-        what = f"the scores of {len(items)} completions"
-        results: list[RewardResult] = await self.worker.call(lambda actor: actor.score.remote(items), what)
+        what, more_s = f"the scores of {len(items)} completions", len(items) * self.deadline_s
+        results: list[RewardResult] = await self.worker.call(lambda actor: actor.score.remote(items), what, more_s)
         return results
 
     async def close(self) -> None:
@@ -249,13 +273,16 @@ async def answer(awaitable: Any, timeout_s: float, what: str) -> Any:
     Raises:
         TimeoutError: no answer in time. WorkerDiedError: the actor's process is gone. Both say what was waited for.
     """
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             return await awaitable
-    except TimeoutError:
-        raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayTaskError as error:  # before TimeoutError: it may be one as well, the worker's own
         raise error.cause from error
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
     except ray.exceptions.RayActorError as error:
         raise WorkerDiedError(f"the worker died during {what}: {error}") from error
 

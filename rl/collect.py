@@ -101,20 +101,29 @@ class Evaluation:
         }
 
 
+def accuracy(groups: Sequence[TrajectoryGroup], primary: str) -> float:
+    """The mean over groups of the share of their members whose primary part is full marks."""
+    return sum(_num_solved(group, primary) / len(group.members) for group in groups) / len(groups)
+
+
+def _num_solved(group: TrajectoryGroup, primary: str) -> int:
+    return sum(is_correct(m.reward, primary) for m in group.members)
+
+
 async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, num_samples: int, seed: int) -> Evaluation:
     """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks."""
     requests = [GroupRequest(task, 0, num_samples, sampling, f"{seed}/eval") for task in tasks]
     groups = (await crew.groups(requests)).groups
-    solved = [sum(is_correct(m.reward, crew.primary) for m in g.members) for g in groups]
+    solved = [_num_solved(group, crew.primary) for group in groups]
     kinds: dict[str, list[float]] = {}
     for group, count in zip(groups, solved, strict=True):
         kinds.setdefault(group.task.kind or group.task.domain, []).append(count / num_samples)
     tokens = sum(m.trajectory.num_sampled for g in groups for m in g.members)
-    accuracy = sum(solved) / (num_samples * len(tasks))
+    overall = accuracy(groups, crew.primary)
     powers = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= num_samples] if num_samples > 1 else []
     return Evaluation(
-        accuracy=accuracy,
-        interval=wilson_interval(accuracy * len(tasks), len(tasks)),
+        accuracy=overall,
+        interval=wilson_interval(overall * len(tasks), len(tasks)),
         num_tasks=len(tasks),
         mean_completion_tokens=tokens / (num_samples * len(tasks)),
         tokens_per_solved_task=tokens / sum(solved) if any(solved) else None,

@@ -1,7 +1,7 @@
 """Data-parallel trainers over torch.distributed: which rank this process is, and sums over all ranks.
 
 Every rank holds the whole model, trains on its share of a step's microbatches, and after the sums has the same gradients,
-hence the same update, to the bit. NCCL between GPUs, gloo elsewhere.
+hence the same update, to the bit.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class Ranks:
     rank: int = 0
     size: int = 1
     address: str = ""
+    backend: str = "gloo"  # or "nccl", where each rank has a GPU of its own
 
     def join(self, timeout_s: float) -> None:
         """Meets the other ranks, once a process; returns when all are there."""
         if self.size == 1 or dist.is_initialized():
             return
         dist.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo",
+            self.backend,
             init_method=self.address,
             rank=self.rank,
             world_size=self.size,
@@ -40,10 +41,13 @@ class Ranks:
         )
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces every gradient by its sum over the ranks; a parameter without one on this rank counts as zeros."""
+        """Replaces every gradient by its sum over the ranks; one that is missing on every rank stays so."""
         if self.size == 1:
             return
         trained = [p for p in parameters if p.requires_grad]
+        present = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=trained[0].device)
+        dist.all_reduce(present)
+        trained = [p for p, count in zip(trained, present.tolist(), strict=True) if count]
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -68,7 +68,7 @@ class RunLog:
         return round(time.perf_counter() - self._start, 3)
 
     def _write(self, file: Any, row: dict[str, Any]) -> None:
-        file.write(json.dumps(row, ensure_ascii=False, default=float) + "\n")
+        file.write(json.dumps(row, default=float) + "\n")  # ASCII: a model may write half a surrogate pair
         file.flush()
         for listener in list(self._listeners):
             try:

@@ -15,6 +15,7 @@ class RewardWorker:
 
     def __init__(self, sources: Sequence[RewardSource]) -> None:
         self._scorer = IsolatedScorer(sources)
+        self.deadline_s = sum(source.timeout_s for source in sources)  # for one completion
 
     def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         """One result for each (task, completion)."""

@@ -169,10 +169,13 @@ async def in_thread(function: Callable[[], T], timeout_s: float | None, what: st
             loop.call_soon_threadsafe(settle, act)
 
     threading.Thread(target=run, name=what, daemon=True).start()
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             return await future
     except TimeoutError:
+        if not limit.expired():  # the function's own
+            raise
         raise TimeoutError(f"waited {timeout_s or 0:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
 
 
@@ -189,6 +192,7 @@ class InlineTrainer:
         return self._trainer
 
     async def run_job(self, job: Job, report: Callable[[Event], None], stopped: Callable[[], bool]) -> Any:
+        self._trainer = None  # a stage before may have left one, with its model
         loop, abandoned, failures = asyncio.get_running_loop(), threading.Event(), list[Exception]()
 
         def take(event: Event) -> None:
@@ -269,7 +273,8 @@ class InlineRewards:
         self.worker, self.timeout_s = worker, timeout_s
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
-        return await in_thread(lambda: self.worker.score(items), self.timeout_s, f"the scores of {len(items)} completions")
+        limit_s = self.timeout_s + len(items) * self.worker.deadline_s  # each completion may rightly take its deadline
+        return await in_thread(lambda: self.worker.score(items), limit_s, f"the scores of {len(items)} completions")
 
     async def close(self) -> None:
         await in_thread(self.worker.close, self.timeout_s, "a reward worker to stop")

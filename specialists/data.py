@@ -37,11 +37,15 @@ class Data:
 
     @property
     def hash(self) -> str:
-        """One hash of both sides, answers and demonstrations included; the order does not matter."""
-        shown = [[e.task.content_hash, e.task.answer, [asdict(d.response) for d in e.demonstrations]] for e in self.train]
-        shown += [[t.content_hash, t.answer, "held out"] for t in self.held_out]
-        lines = sorted(json.dumps(row, ensure_ascii=False) for row in shown)
+        """One hash of all that training, scoring and evaluation read; the order does not matter."""
+        rows = [[_fields(e.task), [[d.style, asdict(d.response)] for d in e.demonstrations]] for e in self.train]
+        rows += [[_fields(t), "held out"] for t in self.held_out]
+        lines = sorted(json.dumps(row, default=str) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def _fields(task: Task) -> list[object]:
+    return [task.content_hash, task.answer, task.kind, dict(task.data)]
 
 
 def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:

@@ -52,7 +52,8 @@ class GrpoLoop:
         self, stage: GrpoConfig, seed: int, trainer: TrainerHandle, crew: Crew, tasks: TaskSampler, first_step: int
     ) -> None:
         self.stage, self.seed, self.trainer, self.crew, self.tasks = stage, seed, trainer, crew, tasks
-        self.first_step = self.trained_step = first_step  # `trained_step`: what the trainer's weights have seen
+        self.first_step = first_step
+        self.trained_step: int | None = first_step  # the step that the trainer's weights have seen; None while that is unknown
         self._ready: asyncio.Queue[Ready | BaseException] = asyncio.Queue()
         self._engines = asyncio.Lock()  # held while rollouts run: weights change and evaluations run between them
         self._weights: Any = None  # published and not pulled yet
@@ -104,6 +105,7 @@ class GrpoLoop:
         metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / (collected.rollout_s + collected.score_s)
         metrics["staleness"] = float(step - 1 - ready.weights_step)
         if samples:
+            self.trained_step = None  # until the trainer answers: it may still be at work when the wait for it is over
             metrics |= await self.trainer.train_step(samples)
             self.trained_step = step
             published = time.perf_counter()
@@ -132,8 +134,11 @@ class GrpoLoop:
                     weights_step = self._pulled_step
                     collected = await self._collect()
                 self._ready.put_nowait(Ready(collected, self.tasks.cursor, weights_step))
-        except Exception as error:  # noqa: BLE001 - raised where the groups are waited for
-            self._ready.put_nowait(error)
+        except BaseException as error:  # raised where the groups are waited for, whatever it is
+            known = error if isinstance(error, Exception) else RuntimeError(f"the rollouts ended: {error!r}")
+            self._ready.put_nowait(known)
+            if known is not error:
+                raise
 
     async def _pull(self) -> None:
         weights, step = self._weights, self._weights_step

@@ -24,17 +24,18 @@ class Progress:
     step: int = 0  # steps of it that are done
     source: str = ""  # the model that the stage began with: a folder in full, or a hub id
     cursor: int = 0  # tasks that the stage has taken
+    evaluated_step: int = 0  # the last step of the stage after which it was evaluated
     global_step: int = 0  # steps of all stages
     grpo_tokens: float = 0.0
     grpo_s: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # the final ones, {"stage": name, ...}
-    best: list[tuple[float, int]] = field(default_factory=list)  # (accuracy, global step), best first, as many as are kept
+    best: list[tuple[float, int]] = field(default_factory=list)  # of the stage: (accuracy, global step), best first
     log: dict[str, int] = field(default_factory=dict)  # RunLog.position() when this was written
     elapsed_s: float = 0.0
 
     def enter(self, stage: int, source: str) -> None:
         """Begins a stage with the model in `source`."""
-        self.stage, self.step, self.source, self.cursor = stage, 0, source, 0
+        self.stage, self.step, self.source, self.cursor, self.evaluated_step, self.best = stage, 0, source, 0, 0, []
 
     def write(self, folder: Path) -> None:
         write_json(folder / FILE, asdict(self))

@@ -35,16 +35,22 @@ class Records:
             shutil.copy(self.folder.parent / "recipe.yaml", temporary)
             progress.log, progress.elapsed_s = self.log.position(), self.log.elapsed_s()
             progress.write(temporary)
-        self.saved(target, stage)
-        if progress.best and progress.best[0][1] == progress.global_step:
-            point_at(self.folder / "best", target.name)
-        self._prune({step for _, step in progress.best})
+        self.adopt(target, stage, progress)
 
-    def saved(self, target: Path, stage: str) -> None:
+    def adopt(self, target: Path, stage: str, progress: Progress) -> None:
         """Notes a checkpoint that is there: just written, or the one that a resumed run goes on from."""
-        point_at(self.folder / "last", target.name)
         self.last = target
         self.log.event("checkpoint", stage=stage, path=str(target), global_step=checkpoint_step(target))
+        self.tidy(progress)
+
+    def tidy(self, progress: Progress) -> None:
+        """Makes the links and the folders what `progress` says: to be called whenever either has changed."""
+        assert self.last is not None, "there is a checkpoint"
+        point_at(self.folder / "last", self.last.name)
+        there = {checkpoint_step(path) for path in checkpoints(self.folder.parent)}
+        if best := [step for _, step in progress.best if step in there]:
+            point_at(self.folder / "best", f"step-{best[0]}")
+        self._prune(set(best))
 
     def run_manifest(self) -> Manifest | None:
         """The run's own manifest: its newest checkpoint's, with that checkpoint as parent."""
@@ -56,7 +62,7 @@ class Records:
         return dataclasses.replace(self.manifest, stage=stage, step=step, parents=list(parents), versions=_versions())
 
     def _prune(self, best: set[int]) -> None:
-        """Removes checkpoints inside stages, but for the newest and the best; they alone carry the trainer's state."""
+        """Removes checkpoints inside stages, which alone carry the trainer's state, but for the newest and the best."""
         inside = [path for path in checkpoints(self.folder.parent) if (path / TRAINING_STATE).exists()]
         for path in inside[: -self.keep.keep_last]:
             if checkpoint_step(path) not in best:

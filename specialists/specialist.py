@@ -20,7 +20,7 @@ from rewards.plugin import RewardSource
 from rewards.score import part_names
 from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
-from rl.collect import Crew, Evaluation, evaluate
+from rl.collect import Crew, Evaluation, accuracy, evaluate
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from rl.policy import init_policy
 from rl.runlog import RunLog
@@ -120,7 +120,7 @@ class Specialist:
         if not Path(progress.source).exists() and moved.exists():  # the run's folder has another place now
             progress.source = _address(moved)
         self._adopt(load_tokenizer(checkpoint, trust_remote_code=self.plan.model.trust_remote_code))
-        self.records.saved(checkpoint, stage.name if progress.global_step else "init")
+        self.records.adopt(checkpoint, stage.name if progress.global_step else "init", progress)
         self.log.event(
             "resumed",
             stage=stage.name,
@@ -194,11 +194,10 @@ class Specialist:
 
     async def _grpo(self, stage: GrpoConfig) -> Path:
         progress, trainer = self.progress, self.workers.trainer
-        if progress.step == stage.steps:  # stopped after its last step
-            checkpoint = self._last_checkpoint()
-            if not any(e["stage"] == stage.name for e in progress.evaluations):
-                await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
-            return checkpoint
+        if progress.step == stage.steps:
+            if progress.evaluated_step < stage.steps:  # stopped after its last step
+                await self._evaluate(await self._crew(self._last_checkpoint()), stage.name, stage.steps)
+            return self._last_checkpoint()
         optimizer = stage.optimizer or self.plan.optimizer
         resume_from = self._resume_from()
         timeout_s = self.plan.runtime.timeout_s
@@ -222,19 +221,25 @@ class Specialist:
             self.log.metrics(stage.name, step, progress.global_step, metrics)
             self._log_failures(stage.name, step, groups)
             self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
-            last, is_best = step == stage.steps, False
-            if (last or _is_due(step, stage.eval_every)) and not self.stopped():
-                async with loop.idle_engines():
-                    is_best = await self._evaluate(crew, stage.name, step, final=last)
+            is_best = await evaluate_if_due()
             if is_best or _is_due(step, stage.save_every):
                 await save()
 
+        async def evaluate_if_due() -> bool:
+            last = progress.step == stage.steps
+            if not (last or _is_due(progress.step, stage.eval_every)) or self.stopped():
+                return False
+            async with loop.idle_engines():
+                return await self._evaluate(crew, stage.name, progress.step, final=last)
+
         tasks = self._tasks_of(stage, progress.cursor)
         loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step)
+        if progress.evaluated_step < progress.step:  # stopped before an evaluation that was due
+            await evaluate_if_due()
         try:
             await loop.run(after_step, self.stopped)
         except Exception:
-            # A worker or a reward failed, not the trainer: what was learned is kept, unless it is ahead of what is logged.
+            # What was learned is kept, if the trainer is known to be where the log is.
             if progress.global_step > saved and loop.trained_step == progress.step:
                 try:
                     await save()
@@ -292,18 +297,24 @@ class Specialist:
         if result.num_failed == len(tasks) * config.num_samples:
             failed = result.groups[0].members[0].reward.error
             raise ScoringFailedError(f"evaluation after {stage}: no completion could be scored; the first failure:\n{failed}")
-        self.last_evaluation = result
+        self.last_evaluation, progress.evaluated_step = result, step
         if final:
             progress.evaluations.append({"stage": stage, **result.as_dict()})
             write_transcripts(self.folder, stage, progress.global_step, result, self.primary)
-        return self._rank(result.accuracy)
+        if stage == START:
+            return False
+        return self._rank(accuracy(result.groups[: config.num_tasks_during], self.primary))
 
     def _rank(self, accuracy: float) -> bool:
-        """Places the model among the best so far; among equals the newer one comes first. True when it leads."""
-        entry = (accuracy, self.progress.global_step)
-        best = sorted([*self.progress.best, entry], reverse=True)[: self.plan.checkpoints.keep_best]
-        self.progress.best = best
-        return bool(best) and best[0] == entry
+        """Places the model among the stage's best so far; among equals the newer one comes first. True when it leads.
+
+        All are measured on the same tasks, those of the evaluations between steps.
+        """
+        progress = self.progress
+        entry = (accuracy, progress.global_step)
+        progress.best = sorted([*progress.best, entry], reverse=True)[: self.plan.checkpoints.keep_best]
+        self.records.tidy(progress)
+        return bool(progress.best) and progress.best[0] == entry
 
     # ---- records
 

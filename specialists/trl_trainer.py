@@ -6,6 +6,7 @@ Called by `SftJob.run` in the process that trains.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
         max_length=None,
         max_grad_norm=job.optimizer.max_grad_norm,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would show 0 for a loss that is not finite
         bf16=policy.dtype is torch.bfloat16,
         use_cpu=policy.device.type == "cpu",
         gradient_checkpointing=job.model.activation_checkpointing,
@@ -114,8 +116,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self.report, self.stopped = report, stopped
         self.step = job.first_step
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.job.resume_from is not None:  # here, since TRL has seeded the random generators by now
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.job.resume_from is not None and state.global_step == 0:  # by now TRL has drawn all that it draws at the start
             folder = Path(self.job.resume_from)
             load_training_state(folder, self.policy, self.job.model, self.optimizer, self.schedule)
 
@@ -127,7 +129,11 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             return
         self.step = self.job.first_step + state.global_step
         names = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "mean_token_accuracy": "token_accuracy"}
-        self.report({"step": self.step, **{ours: float(logs[k]) for k, ours in names.items() if k in logs}})
+        values = {ours: float(logs[k]) for k, ours in names.items() if k in logs}
+        if not all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm")):
+            found = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise FloatingPointError(f"stage {self.job.stage.name}, step {self.step}: {found}; lower the learning rate")
+        self.report({"step": self.step, **values})
         every, over, stopping = self.job.stage.save_every, self.step == self.job.stage.steps, self.stopped()
         if over or stopping or (every and self.step % every == 0):
             self._save(with_state=not over)

@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole: t
     assert summary["status"] == "done"
 
 
-@pytest.mark.parametrize(("run", "text"), [("nothing", "which has no recipe.yaml; there is no run below runs/")])
+@pytest.mark.parametrize(("run", "text"), [("nothing", 'RUN: got "nothing", no such run; allowed: a run')])
 def test_a_run_that_is_not_there_is_named(
     run: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,32 +9,11 @@ from pathlib import Path
 
 from recipes.report.page import render
 from recipes.report.run import read_run
-from recipes.tree import did_you_mean, show
+from recipes.tree import show
 from rewards.errors import UserError
 from rl.checkpoint import write_text
 
-RUNS = Path("runs")
 NAME = "report.html"
-
-
-def find_run(value: str) -> Path:
-    """The folder that RUN means: a folder, a link such as runs/NAME, or the name of one in runs/.
-
-    Raises:
-        UserError: there is no such folder, or it holds none of the files that a run writes.
-    """
-    path = Path(value).expanduser()
-    folder = path if path.exists() or path.is_absolute() else RUNS / value
-    if not folder.exists():
-        known = {name: name for p in RUNS.glob("*") if p.is_dir() for name in (p.name, str(p))}
-        raise UserError(
-            f"RUN: got {show(value)}, no such run; allowed: a run's folder, or its name{did_you_mean(value, known)}"
-        )
-    if not folder.is_dir():
-        raise UserError(f"RUN: got {show(value)}, a file; allowed: a run's folder, or its name")
-    if not any((folder / name).is_file() for name in ("events.jsonl", "metrics.jsonl", "summary.json")):
-        raise UserError(f"RUN: got {show(value)}, a folder without events.jsonl; allowed: a run's folder, or its name")
-    return folder
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:

@@ -172,8 +172,8 @@ def _notices(run: Run) -> str:
     """How the run ended where it is not done, what to do then, and what could not be read."""
     found = []
     kept = (run.end or {}).get("kept") or run.summary.get("checkpoint")
-    again = f"<p>Go on from there: <code>polymath resume {_t(run.name)}</code></p>"
-    again = again if kept else "<p>There was no checkpoint yet; start it again with <code>polymath run</code>.</p>"
+    what = "Go on from there" if kept else "There was no checkpoint yet; begin again"
+    again = f"<p>{what}: <code>polymath resume {_t(run.name)}</code></p>"
     saved = f"<p>Kept: <code>{_t(str(kept))}</code></p>" if kept else ""
     if run.status == "failed":
         error = texts.cut(str((run.end or {}).get("error") or "no message"), ERROR_CHARS)

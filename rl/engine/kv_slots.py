@@ -174,7 +174,9 @@ class SlotKV:
         for layer in self._layers:
             layer.plan = plan
         if self.decoder.layers is not None:
-            hidden = self.decoder.layers.hidden_states(torch.tensor(token_ids, device=device), plan.positions, self._attend(plan))
+            hidden = self.decoder.layers.hidden_states(
+                torch.tensor(token_ids, device=device), plan.positions, self._attend(plan)
+            )
             return self.policy.head.logits(hidden)
         hidden = self.decoder.stepper.hidden_states(
             torch.tensor(token_ids, device=device)[:, None],
