@@ -17,19 +17,24 @@ from transformers.cache_utils import Cache, DynamicLayer
 from rl.engine import decoder as decoding
 from rl.engine.decoder import Decoder
 from rl.engine.layers import Attend
+from rl.engine.prefix import LayerKV, Prefix, SharedPrefixes
 
 BUCKET = 64  # slots are allocated, and with fixed shapes attended, in multiples of this length
 ATTEND = 16  # without fixed shapes the attended length is a multiple of this
 TILE = 32  # rows of a fixed-shape call
 
-LayerKV = tuple[tuple[Tensor, Tensor], ...]  # per layer: keys and values [H, L, D] of one sequence
+FAR = 2**40  # the place of what lies after a shorter prefix: nobody sees that far
 
 
 class _Plan:
-    """Where the rows of the next forward call live: slots [B], positions [B], attended length."""
+    """Where the rows of the next forward call live: slots [B], positions [B], attended length, and what rows share.
 
-    def __init__(self, slots: Sequence[int], positions: Tensor, length: int) -> None:
-        self.positions, self.length = positions, length
+    With shared prefixes a slot holds what comes after its row's prefix, and `length` counts that part alone.
+    """
+
+    def __init__(self, slots: Sequence[int], positions: Tensor, length: int, shared: SharedPrefixes | None = None) -> None:
+        self.positions, self.length, self.shared = positions, length, shared
+        self._in_slot = positions if shared is None else positions - shared.lengths
         self.slots = torch.tensor(slots, device=positions.device)
         first, count = slots[0], len(slots)
         # neighbouring slots are read where they lie, others are gathered; either way a row's products have one shape
@@ -40,9 +45,18 @@ class _Plan:
         """The new tokens' lines [B * H] in a store seen as [slots * H * capacity, D]."""
         if (num_heads, capacity) not in self._lines:
             heads = torch.arange(num_heads, device=self.slots.device)
-            lines = (self.slots[:, None] * num_heads + heads) * capacity + self.positions[:, None]
+            lines = (self.slots[:, None] * num_heads + heads) * capacity + self._in_slot[:, None]
             self._lines[num_heads, capacity] = lines.flatten()
         return self._lines[num_heads, capacity]
+
+    def places(self) -> Tensor:
+        """The absolute places [1 or B, P + L] of what the rows attend to."""
+        own = torch.arange(self.length, device=self.positions.device)[None]
+        if self.shared is None:
+            return own
+        ends = self.shared.lengths[:, None]
+        prefix = torch.arange(self.shared.length, device=own.device)[None]
+        return torch.cat([torch.where(prefix < ends, prefix, FAR), ends + own], dim=1)
 
 
 class _SlotLayer(DynamicLayer):  # type: ignore[misc]
@@ -83,6 +97,9 @@ class SlotKV:
         self.decoder, self.policy, self.num_slots, self.fixed_shapes = decoder, decoder.policy, num_slots, fixed_shapes
         self.replays_turns = fixed_shapes  # an interrupted turn is decoded again, since a prefill has other bits
         self._cache: Cache | None = None
+        self._shares = decoder.layers is not None and not fixed_shapes
+        self._prefixes: list[Prefix | None] = [None] * (num_slots + 1)  # of each slot
+        self._shared: tuple[list[Prefix | None], SharedPrefixes | None] = ([], None)  # of the rows of the last step
 
     def weights_changed(self) -> None:
         self.decoder.refresh()
@@ -105,9 +122,17 @@ class SlotKV:
         return logits, kvs
 
     def place(self, slots: Sequence[int], kv: LayerKV) -> None:
-        """Copies one sequence's cache into slots."""
+        """Puts one sequence's cache into slots: a copy, or, where several rows can share it, once for all of them."""
         if self._cache is None:
             self._allocate(kv)
+        prefix = None
+        if self._shares and len(slots) > 1:
+            rounded = ((layer.rounded(k), layer.rounded(v)) for layer, (k, v) in zip(self._layers, kv, strict=True))
+            prefix = Prefix(tuple((k.clone(), v.clone()) for k, v in rounded))
+        for slot in slots:
+            self._prefixes[slot] = prefix
+        if prefix is not None:
+            return
         self._reserve(kv[0][0].shape[1])
         index = torch.tensor(list(slots), device=self.policy.device)
         for layer, (keys, values) in zip(self._layers, kv, strict=True):
@@ -116,18 +141,29 @@ class SlotKV:
 
     def take(self, slot: int, length: int) -> LayerKV:
         """A copy of one slot's first `length` positions."""
-        return tuple((layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in self._layers)
+        prefix = self._prefixes[slot]
+        own = length - (prefix.length if prefix is not None else 0)
+        kv = tuple((layer.keys[slot, :, :own].clone(), layer.values[slot, :, :own].clone()) for layer in self._layers)
+        if prefix is None:
+            return kv
+        both = zip(prefix.kv, kv, strict=True)
+        return tuple((torch.cat([pk, k], dim=1), torch.cat([pv, v], dim=1)) for (pk, pv), (k, v) in both)
 
     def move(self, source: int, target: int, length: int) -> None:
+        prefix = self._prefixes[target] = self._prefixes[source]
+        length -= prefix.length if prefix is not None else 0
         for layer in self._layers:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
     def decode(self, token_ids: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Logits [B, V] after one more token in each of the slots 0..B-1; `positions` are the tokens' absolute places."""
-        self._reserve(max(positions) + 1)
         if not self.fixed_shapes:
-            return self._forward(range(len(token_ids)), token_ids, positions, _rounded(max(positions) + 1, ATTEND))
+            prefixes = self._prefixes[: len(token_ids)]
+            longest = max(n + 1 - (p.length if p is not None else 0) for n, p in zip(positions, prefixes, strict=True))
+            self._reserve(longest)
+            return self._forward(range(len(token_ids)), token_ids, positions, _rounded(longest, ATTEND))
+        self._reserve(max(positions) + 1)
         rows_by_length: dict[int, list[int]] = {}
         for row, position in enumerate(positions):
             rows_by_length.setdefault(_rounded(position + 1), []).append(row)
@@ -170,7 +206,7 @@ class SlotKV:
 
     def _forward(self, slots: Sequence[int], token_ids: Sequence[int], positions: Sequence[int], length: int) -> Tensor:
         device = self.policy.device
-        plan = _Plan(slots, torch.tensor(positions, device=device), length)
+        plan = _Plan(slots, torch.tensor(positions, device=device), length, self._shared_by(slots))
         for layer in self._layers:
             layer.plan = plan
         if self.decoder.layers is not None:
@@ -181,32 +217,40 @@ class SlotKV:
         hidden = self.decoder.stepper.hidden_states(
             torch.tensor(token_ids, device=device)[:, None],
             position_ids=plan.positions[:, None],
-            attention_mask=self._mask(plan.positions, length),
+            attention_mask=self._mask(plan),
             past_key_values=self._cache,
             use_cache=True,
         )
         return self.policy.head.logits(hidden[:, 0])
 
+    def _shared_by(self, slots: Sequence[int]) -> SharedPrefixes | None:
+        rows = [self._prefixes[slot] for slot in slots]
+        if rows != self._shared[0]:
+            self._shared = rows, SharedPrefixes(rows) if any(rows) else None
+        return self._shared[1]
+
     def _attend(self, plan: _Plan) -> Attend:
-        masks = self._mask(plan.positions, plan.length)
+        masks = self._mask(plan)
         types = self.policy.model.config.get_text_config().layer_types if isinstance(masks, dict) else ()
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = self._layers[index].update(key, value)
             mask = masks[types[index]] if types else masks
+            if plan.shared is not None:
+                return plan.shared.attend(index, query, keys, values, mask[:, 0])
             attended, _ = decoding.one_query_attention(None, query[:, :, None], keys, values, mask)
             return attended.view(len(query), -1)
 
         return attend
 
-    def _mask(self, positions: Tensor, length: int) -> Any:
+    def _mask(self, plan: _Plan) -> Any:
         """Additive masks [B, 1, 1, L]; a mapping by layer type where a model mixes full and sliding attention."""
         config = self.policy.model.config.get_text_config()
-        place = torch.arange(length, device=positions.device)[None]
-        visible = place <= positions[:, None]
+        place, position = plan.places(), plan.positions[:, None]
+        visible = place <= position
         window = getattr(config, "sliding_window", None)
         types = set(getattr(config, "layer_types", None) or ())
-        near = visible & (place > positions[:, None] - window) if window else visible
+        near = visible & (place > position - window) if window else visible
         if len(types) > 1:
             return {"full_attention": self._additive(visible), "sliding_attention": self._additive(near)}
         sliding_only = types == {"sliding_attention"} or (window and not types)
