@@ -16,6 +16,7 @@ from rl.engine.decoder import Decoder, make_decoder, one_query_attention
 from rl.engine.invariance import choose_kv, probe
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
+from rl.engine.prefix import Prefix, SharedPrefixes
 from rl.engine.protocol import GenerateRequest, TokenChunk
 from rl.engine.sampling import draw
 from rl.engine.torch_engine import EngineStoppedError, TorchEngine
@@ -387,6 +388,36 @@ def test_one_query_attention_is_scaled_dot_product_attention(groups: int) -> Non
     got, _ = one_query_attention(torch.nn.Identity(), query, key, value, mask)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(got, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_rows_attend_to_a_shared_prefix_as_to_their_own() -> None:
+    """Uneven groups out of order, and a row that shares nothing, against attention over each row's whole cache."""
+    generator = torch.Generator().manual_seed(0)
+
+    def states(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    long, short = (Prefix(((states(2, n, 16), states(2, n, 16)),)) for n in (9, 5))
+    rows = [short, long, short, None, long, short]
+    shared = SharedPrefixes(rows)
+    query, key, value = states(6, 4, 16), states(6, 2, 4, 16), states(6, 2, 4, 16)
+    hidden = torch.arange(9)[None] >= shared.lengths[:, None]
+    mask = torch.cat([torch.zeros(6, 9).masked_fill(hidden, torch.finfo(torch.float32).min), torch.zeros(6, 4)], 1)[:, None]
+    got = shared.attend(0, query, key, value, mask)
+    for row, prefix in enumerate(rows):
+        before = prefix.kv[0] if prefix is not None else (states(2, 0, 16), states(2, 0, 16))
+        whole = [torch.cat([p, own[row]], 1) for p, own in zip(before, (key, value), strict=True)]
+        expected = torch.nn.functional.scaled_dot_product_attention(query[row][:, None], *whole, enable_gqa=True)
+        torch.testing.assert_close(got[row], expected.flatten(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_are_used_where_they_agree_with_the_model(dtype: str) -> None:
+    def layers(policy: Policy) -> object:
+        return choose_kv(policy, EngineConfig(max_batch_size=4))[0].decoder.layers  # type: ignore[union-attr]
+
+    assert layers(tiny_policy(dtype=dtype)) is not None
+    assert layers(tiny_policy("gemma2", dtype=dtype, sliding_window=8)) is None
 
 
 def test_attention_that_differs_from_the_models_own_is_not_used(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

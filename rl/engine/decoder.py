@@ -1,7 +1,8 @@
 """The policy as decoding uses it: the same parameters, attention made for one query a row, bfloat16 weights cast once.
 
-Plain transformers decode through `rl/engine/layers.py`; for others attention goes in through transformers' attention interface,
-and the weights are those of the policy or their bfloat16 values. Whether a model can be decoded this way is measured by `rl/engine/invariance.py`, never assumed.
+Plain transformers decode through `rl/engine/layers.py`. For others attention goes in through transformers' attention
+interface, and the weights are the policy's or their bfloat16 values. Whether a model can be decoded in either way is measured
+by `rl/engine/invariance.py`, never assumed.
 Shapes: _B rows, _H key-value heads, _G query heads of one key-value head, _L cache length, _D head dimension.
 """
 

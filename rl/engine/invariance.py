@@ -23,6 +23,7 @@ from rl.policy import Policy
 PROMPT, STEPS = 7, 6  # tokens prefilled and decoded by the probes
 LONG = 70  # prompt of one neighbour: it attends to another bucket of the cache
 BATCHES = (1, 3, 64)
+CHECKED = (5, 5, 9)  # prompts of the rows that choose_kv decodes; the first two are one prompt
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,16 @@ def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, 
     transformers' sdpa), slots with the model's own attention, and the model's native cache, one sequence a call.
     """
     policy.model.eval()
-    tokens = _tokens(policy, 2, 32)
+    tokens = _tokens(policy, len(CHECKED), 32)
+    tokens[1, : CHECKED[0]] = tokens[0, : CHECKED[0]]  # a prompt that two rows share
     ways = [partial(make_decoder, policy, one_query=False)]
     if policy.device.type == "cpu" and policy.model.config._attn_implementation == "sdpa":
         ways = [partial(make_layer_decoder, policy), partial(make_decoder, policy, one_query=True), *ways]
     for make in ways:
         try:
             slots = SlotKV(make(), config.max_batch_size, fixed_shapes=config.deterministic)
-            error = _decode_error(policy, slots, tokens)
+            trial = SlotKV(slots.decoder, len(tokens), fixed_shapes=config.deterministic)
+            error = max(_decode_error(policy, trial, tokens, shared=shared) for shared in (False, True))
             why = f"decoding through slots differs by {error:.2g}"
         except torch.OutOfMemoryError:
             raise
@@ -56,7 +59,7 @@ def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, 
         if error <= _tolerance(policy):
             return slots, ""
     native = NativeKV(policy, config.max_batch_size)
-    error = _decode_error(policy, native, tokens)
+    error = _decode_error(policy, NativeKV(policy, len(tokens)), tokens, shared=True)
     if error <= _tolerance(policy):
         return native, f"one sequence a call, in the model's own cache: {why}"
     raise UserError(
@@ -72,7 +75,7 @@ def _tolerance(policy: Policy) -> float:
 @torch.inference_mode()
 def probe(decoder: Decoder, config: EngineConfig) -> Verdict:
     """Compares logits bit for bit: one request alone against batches of 3 and 64, with longer and shorter neighbours, in
-    another row, and prefilled against decoded.
+    another row, in a group that shares its prompt, and prefilled against decoded.
 
     With `config.deterministic`, prefill against decode is not compared: an interrupted turn is then decoded again token by
     token, so the two never have to agree.
@@ -91,6 +94,10 @@ def probe(decoder: Decoder, config: EngineConfig) -> Verdict:
         difference = _difference(alone, _trace(decoder, config, *shifted, row=1))
         if difference:
             return Verdict(False, f"another row of a batch of {n}: largest difference {difference:.2g}")
+        together = np.repeat(tokens[:1], n, axis=0), [PROMPT] * n
+        difference = _difference(alone, _trace(decoder, config, *together, group=True))
+        if difference:
+            return Verdict(False, f"a group of {n} of one prompt: largest difference {difference:.2g}")
     if not config.deterministic:
         kv = SlotKV(decoder, 1, fixed_shapes=False)
         prefilled = torch.stack([kv.prefill([tokens[0, : PROMPT + i].tolist()])[0][0] for i in range(STEPS + 1)])
@@ -112,12 +119,18 @@ def _trace(
     tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]],
     lengths: Sequence[int],
     row: int = 0,
+    *,
+    group: bool = False,
 ) -> Tensor:
-    """Logits [STEPS + 1, V] of one row while the whole batch is prefilled and then decoded together."""
+    """Logits [STEPS + 1, V] of one row while the whole batch is prefilled and then decoded together.
+
+    `group`: all rows have one prompt, which is prefilled once.
+    """
     kv = SlotKV(decoder, config.max_batch_size, fixed_shapes=config.deterministic)
-    logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
+    rows = range(1 if group else len(tokens))
+    logits, caches = kv.prefill([tokens[i, : lengths[i]].tolist() for i in rows])
     for slot, cache in enumerate(caches):
-        kv.place([slot], cache)
+        kv.place(range(len(tokens)) if group else [slot], cache)
     trace = [logits[row]]
     for step in range(STEPS):
         places = [n + step for n in lengths]
@@ -126,12 +139,17 @@ def _trace(
 
 
 @torch.inference_mode()
-def _decode_error(policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> float:
-    """Largest difference between logits decoded through the cache, rows at different lengths, and full forwards."""
-    lengths = [5, 9]
+def _decode_error(
+    policy: Policy, kv: SlotKV | NativeKV, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]], *, shared: bool
+) -> float:
+    """Largest difference between logits decoded through the cache, rows at different lengths, and full forwards.
+
+    `shared`: the first two rows, whose prompts are equal, come from one prefill.
+    """
+    lengths = CHECKED
     logits, caches = kv.prefill([t[:n].tolist() for t, n in zip(tokens, lengths, strict=True)])
-    for slot, cache in enumerate(caches):
-        kv.place([slot], cache)  # type: ignore[arg-type]
+    for slots, cache in zip([[0, 1], [2]] if shared else [[0], [1], [2]], caches[::2] if shared else caches, strict=True):
+        kv.place(slots, cache)  # type: ignore[arg-type]
     got = [logits]
     steps = tokens.shape[1] - max(lengths)
     for step in range(steps):

@@ -157,36 +157,35 @@ class LayerStack:
         return self._norm(hidden)
 
 
-def _recognised(layer: nn.Module, dtype: torch.dtype) -> _Layer:
+def _recognised(layer: Any, dtype: torch.dtype) -> _Layer:
     names = {name for name, _ in layer.named_parameters()}
     extra = names - REQUIRED - OPTIONAL
     if not names >= REQUIRED or extra not in (set(), HEAD_NORMS):
         raise TypeError(f"a layer's parameters: missing {sorted(REQUIRED - names)}, unknown {sorted(extra - HEAD_NORMS)}")
-    query, key, value, output, gate, up, down = (layer.get_submodule(name) for name in PRODUCTS)
-    attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
-    linear = (query, key, value, output, gate, up, down)
+    linear = [layer.get_submodule(name) for name in PRODUCTS]
     if not all(type(m) is nn.Linear for m in linear):
         raise TypeError("projections that are no plain linear modules")
-    line = torch.linspace(-6, 6, 64, device=query.weight.device)  # type: ignore[arg-type]
-    if not torch.allclose(mlp.act_fn(line), torch.nn.functional.silu(line), atol=1e-6):  # type: ignore[operator]
+    query, key, value, output, gate, up, down = linear
+    line = torch.linspace(-6, 6, 64, device=query.weight.device)
+    if not torch.allclose(layer.mlp.act_fn(line), torch.nn.functional.silu(line), atol=1e-6):
         raise TypeError("an activation other than SiLU")
-    width = int(attention.head_dim)  # type: ignore[arg-type]
-    if getattr(attention, "scaling", width**-0.5) != width**-0.5:
+    width = int(layer.self_attn.head_dim)
+    if getattr(layer.self_attn, "scaling", width**-0.5) != width**-0.5:
         raise TypeError("attention with a scale of its own")
-    num_heads, num_kv_heads = query.out_features // width, key.out_features // width  # type: ignore[operator]
-    head_norm, sources = None, ()
-    if extra:
-        norms = [_norm(layer.get_submodule(f"self_attn.{n}_norm"), width) for n in "qk"]
-        sources = tuple(n.weight for n in norms)
-        head_norm = _Norm(torch.empty(num_heads + num_kv_heads, width, device=line.device), norms[0].eps)
+    num_heads, num_kv_heads = query.out_features // width, key.out_features // width
+    norms = [_norm(layer.get_submodule(name), width) for name in ("self_attn.q_norm", "self_attn.k_norm") if extra]
     return _Layer(
-        *(_norm(layer.get_submodule(name)) for name in NORMS),
-        *(_Product.of(group, dtype) for group in ((query, key, value), (output,), (gate, up), (down,))),  # type: ignore[arg-type]
-        head_norm,
-        sources,
-        num_heads,
-        num_kv_heads,
-        width,
+        before_attention=_norm(layer.input_layernorm),
+        before_mlp=_norm(layer.post_attention_layernorm),
+        qkv=_Product.of((query, key, value), dtype),
+        output=_Product.of((output,), dtype),
+        gate_up=_Product.of((gate, up), dtype),
+        down=_Product.of((down,), dtype),
+        head_norm=_Norm(torch.empty(num_heads + num_kv_heads, width, device=line.device), norms[0].eps) if norms else None,
+        head_norm_sources=tuple(n.weight for n in norms),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        width=width,
     )
 
 

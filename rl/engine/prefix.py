@@ -72,7 +72,7 @@ class SharedPrefixes:
         shared = self._spread(torch.bmm(self._grouped(query, heads), shared_key.transpose(1, 2)), heads)
         scores = torch.cat([shared, own.view(rows, -1, length)], dim=-1).add_(mask)
         weights = torch.softmax(scores, dim=-1)
-        own_weights = weights[..., self.length :].unflatten(1, (heads, -1)).flatten(0, 1)
+        own_weights = weights[..., self.length :].view(rows, heads, -1, length).flatten(0, 1)
         output = torch.bmm(own_weights, value.view(rows * heads, length, width))
         of_prefix = self._spread(torch.bmm(self._grouped(weights[..., : self.length], heads), shared_value), heads)
         if self._alone is not None:
@@ -82,7 +82,7 @@ class SharedPrefixes:
     def _grouped(self, states_BHx: Tensor, heads: int) -> Tensor:
         """[B, H, x] of all rows as [N * K, M * G, x]: a group's rows side by side."""
         states = states_BHx if self._aligned else states_BHx.index_select(0, self._gathered)
-        parts = states.unflatten(0, (self._num, self._most)).unflatten(2, (heads, -1)).transpose(1, 2)
+        parts = states.view(self._num, self._most, heads, -1, states.shape[-1]).transpose(1, 2)
         return parts.reshape(self._num * heads, -1, states.shape[-1])
 
     def _spread(self, states: Tensor, heads: int) -> Tensor:
