@@ -158,7 +158,7 @@ def test_under_autocast_rounding_stays_the_model_s() -> None:
 
 
 def trainer(folder: Path, **model: object) -> Trainer:
-    loss, optimizer = build_loss(GrpoLossConfig(off_policy_threshold=None), 1.0), OptimizerConfig(lr=1e-3)
+    loss, optimizer = build_loss(GrpoLossConfig(off_policy_threshold=None), 1.0), OptimizerConfig(name="adamw", lr=1e-3)
     config = ModelConfig(path=str(folder), **model)  # type: ignore[arg-type]
     return Trainer(folder, config, optimizer, loss, num_steps=5, microbatch_tokens=200)
 
