@@ -1,4 +1,4 @@
-"""Norms, MLPs and rotary embeddings in few passes: values and gradients are those of the modules that they stand for."""
+"""Norms and rotary embeddings in few passes: values and gradients are those of the modules that they stand for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 import rl.fused
 from rl.config import LoraConfig, ModelConfig, OptimizerConfig
-from rl.fused import fuse, rms_norm, rotate, swiglu
+from rl.fused import fuse, rms_norm, rotate
 from rl.losses.build import build_loss
 from rl.losses.config import GrpoLossConfig
 from rl.policy import Policy
@@ -22,13 +22,13 @@ from tests.test_packing import SAMPLES
 
 LAYER = "model.layers.0."
 NORMS = {f"{LAYER}input_layernorm", f"{LAYER}post_attention_layernorm", "model.norm"}
-ATTENTION, MLP, HEAD_NORMS = {f"{LAYER}self_attn"}, {f"{LAYER}mlp"}, {f"{LAYER}self_attn.q_norm", f"{LAYER}self_attn.k_norm"}
+ATTENTION, HEAD_NORMS = {f"{LAYER}self_attn"}, {f"{LAYER}self_attn.q_norm", f"{LAYER}self_attn.k_norm"}
 OUTER_NORMS = {f"{LAYER}pre_feedforward_layernorm", f"{LAYER}post_feedforward_layernorm"}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-EXPECTED = {  # of one layer: gemma's MLPs have another activation, gpt_oss another rotation, experts no MLP of their own
-    "qwen3": ({}, NORMS | HEAD_NORMS | ATTENTION | MLP),
-    "llama": ({}, NORMS | ATTENTION | MLP),
-    "mistral": ({}, NORMS | ATTENTION | MLP),
+EXPECTED = {  # of one layer: gpt_oss rotates otherwise
+    "qwen3": ({}, NORMS | HEAD_NORMS | ATTENTION),
+    "llama": ({}, NORMS | ATTENTION),
+    "mistral": ({}, NORMS | ATTENTION),
     "gemma2": ({}, NORMS | OUTER_NORMS | ATTENTION),
     "gemma3_text": ({}, NORMS | OUTER_NORMS | HEAD_NORMS | ATTENTION),
     "qwen3_moe": (EXPERTS, NORMS | HEAD_NORMS | ATTENTION),
@@ -41,7 +41,6 @@ EXPECTED = {  # of one layer: gemma's MLPs have another activation, gpt_oss anot
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, the last one shorter, in tensors of a few rows."""
     monkeypatch.setattr(rl.fused, "BLOCK_BYTES", 256)
-    monkeypatch.setattr(rl.fused, "MLP_ROWS", 3)
 
 
 def random(*shape: int) -> Tensor:
@@ -59,7 +58,6 @@ def test_gradients_are_exact() -> None:
 
     cases: list[tuple[Callable[..., object], tuple[Tensor, ...]]] = [
         (lambda x, w: rms_norm(x, w, 1e-3), (random(2, 5, 6), random(6))),
-        (swiglu, (random(2, 5, 6), random(9, 6), random(9, 6), random(4, 9))),
         (both, (random(2, 4, 7, 8), random(2, 2, 7, 8))),
     ]
     for function, inputs in cases:
@@ -74,10 +72,6 @@ def test_values_are_those_of_plain_code_in_float64() -> None:
     x, w = torch.randn(3, 5, 16), torch.randn(16)
     expected = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6) * w.double()
     torch.testing.assert_close(rms_norm(x, w, 1e-6).double(), expected, rtol=1e-6, atol=1e-6)
-
-    gate, up, down = torch.randn(24, 16) / 4, torch.randn(24, 16) / 4, torch.randn(16, 24) / 5
-    inner = nn.functional.silu(x.double() @ gate.double().T) * (x.double() @ up.double().T)
-    torch.testing.assert_close(swiglu(x, gate, up, down).double(), inner @ down.double().T, rtol=1e-6, atol=2e-6)
 
     q, k, angles = torch.randn(3, 4, 5, 16), torch.randn(3, 2, 5, 16), torch.randn(3, 5, 8).repeat(1, 1, 2)
     wanted = apply_rotary_pos_emb(q.double(), k.double(), angles.cos().double(), angles.sin().double())
@@ -110,6 +104,7 @@ def test_a_model_is_what_it_was(architecture: str) -> None:
     assert fused.keys() == plain.keys()
     for name, want in plain.items():
         assert float((fused[name] - want).abs().max()) <= 1e-5 * max(1e-2, float(want.abs().max())), name
+    assert torch.equal(fused["hidden"], plain["hidden"])
     assert list(policy.model.state_dict()) == names
     again = gradients(policy)
     assert all(torch.equal(again[name], fused[name]) for name in fused), "same input, same bits"
@@ -127,11 +122,15 @@ class _ScaledBefore(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
+class _Gated(nn.RMSNorm):
+    """A norm whose caller may hand it more than one tensor."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return super().forward(x if gate is None else x * gate)
+
+
 def test_what_computes_something_else_is_left_alone() -> None:
-    mlp = tiny_policy().model.model.layers[0].mlp  # type: ignore[union-attr]
-    mlp.act_fn = nn.GELU()
-    biased = tiny_policy("llama", mlp_bias=True).model.model.layers[0].mlp  # type: ignore[union-attr]
-    for module in (_ScaledBefore(), nn.LayerNorm(8), mlp, biased):
+    for module in (_ScaledBefore(), _Gated(8, eps=1e-6), nn.LayerNorm(8), nn.Linear(8, 8)):
         assert fuse(module) == []
         assert "forward" not in vars(module)
 
@@ -168,7 +167,7 @@ def test_the_trainer_takes_it_up(
     model: dict[str, object], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused = trainer(model_folder, **model)
-    assert len(fused.fused) == (11 if "lora" in model else 13)  # adapters keep their own MLP
+    assert len(fused.fused) == 11
     with monkeypatch.context() as without:
         without.setattr("rl.trainer.fuse", lambda _: [])
         plain = trainer(model_folder, **model)
