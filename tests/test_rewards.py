@@ -321,9 +321,9 @@ def test_verify_never_raises_and_ends(completion: str, gold: str) -> None:
 def test_long_hostile_texts_take_linear_time(piece: str) -> None:
     text = piece * (200_000 // len(piece))
     for gold in ("42", "x^2+1"):
-        start = time.monotonic()
+        start = time.process_time()  # quadratic time would be minutes
         assert verify(make_task(gold), text + "41") == 0.0
-        assert time.monotonic() - start < 3
+        assert time.process_time() - start < 3
 
 
 # ---- rewards.symbolic ----

@@ -9,6 +9,7 @@ Shapes: _B rows, _H key-value heads, _G query heads of one key-value head, _L ca
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,7 +115,8 @@ def _use_fused_norms(model: nn.Module) -> None:
     """Root-mean-square norms in one call instead of six, wherever that gives the bits of the module's own code."""
     for module in model.modules():
         weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-        if isinstance(weight, nn.Parameter) and isinstance(eps, float) and weight.dtype is torch.float32:
+        plain = len(inspect.signature(module.forward).parameters) == 1  # a gated norm takes its gate as well
+        if plain and isinstance(weight, nn.Parameter) and isinstance(eps, float) and weight.dtype is torch.float32:
             probe = torch.linspace(-3, 3, 4 * weight.numel(), device=weight.device).view(4, -1)
             fused = _FusedNorm(module.forward, weight, eps)
             if torch.equal(fused(probe), module.forward(probe)):

@@ -51,11 +51,12 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class End:
-    """What a run came to: its metrics and evaluations without timings, and a hash of its weights."""
+    """What a run came to: metrics and evaluations without timings, a hash of its weights, checkpoints, links, transcripts."""
 
     metrics: tuple[str, ...]
     evaluations: tuple[str, ...]
     weights: str
+    kept: tuple[str, ...]
 
     @classmethod
     def of(cls, run: Path) -> End:
@@ -64,6 +65,11 @@ class End:
             metrics=tuple(map(_untimed, rows(run / "metrics.jsonl"))),
             evaluations=tuple(map(_untimed, events)),
             weights=weights_hash(run / "checkpoints" / "last"),
+            kept=tuple(
+                f"{path.name} -> {path.readlink()}" if path.is_symlink() else path.name
+                for folder in ("checkpoints", "evaluations")
+                for path in sorted((run / folder).iterdir())
+            ),
         )
 
 
