@@ -6,7 +6,7 @@ Also chooses the KV cache that a model can be served with. Called once when an e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -45,7 +45,7 @@ def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, 
     tokens[1, : CHECKED[0]] = tokens[0, : CHECKED[0]]  # a prompt that two rows share
     ways = [partial(make_decoder, policy, one_query=False)]
     if policy.device.type == "cpu" and policy.model.config._attn_implementation == "sdpa":
-        ways = [partial(make_layer_decoder, policy), partial(make_decoder, policy, one_query=True), *ways]
+        ways = [partial(_checked_layers, policy, tokens), partial(make_decoder, policy, one_query=True), *ways]
     for make in ways:
         try:
             slots = SlotKV(make(), config.max_batch_size, fixed_shapes=config.deterministic)
@@ -66,6 +66,17 @@ def choose_kv(policy: Policy, config: EngineConfig) -> tuple[SlotKV | NativeKV, 
         f"model type {policy.model.config.model_type!r}: decoding with a cache gives other logits than a full forward "
         f"(largest difference {error:.3g})"
     )
+
+
+def _checked_layers(policy: Policy, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Decoder:
+    """Layers that agree with the model in float32 too: bfloat16's tolerance would let another architecture pass."""
+    if policy.dtype is torch.bfloat16:
+        exact = replace(policy, dtype=torch.float32)
+        trial = SlotKV(make_layer_decoder(exact), len(tokens), fixed_shapes=False)
+        error = _decode_error(exact, trial, tokens, shared=False)
+        if error > _tolerance(exact):
+            raise ValueError(f"layers of ours differ by {error:.2g} in float32")
+    return make_layer_decoder(policy)
 
 
 def _tolerance(policy: Policy) -> float:
