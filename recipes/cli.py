@@ -19,7 +19,7 @@ from recipes.check import check_files, check_source
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
 from recipes.resume import find_stopped, sole_owner
-from recipes.runs import find_run
+from recipes.runs import RUNS, find_run
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
@@ -81,13 +81,13 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _add_json(resume)
 
     evaluate = command("eval", "held-out accuracy of a run or a model on a recipe's tasks", _eval)
-    evaluate.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
+    evaluate.add_argument("source", metavar="RUN|MODEL", help="a run's folder or name, a model's folder, or a hub id")
     evaluate.add_argument("recipe", metavar="RECIPE", help="a YAML file, or a shipped recipe's name")
     _add_overrides(evaluate)
     _add_json(evaluate)
 
     chat = command("chat", "talk to a model", _chat)
-    chat.add_argument("source", metavar="RUN|MODEL", help="a run's folder, a model's folder, or a hub id")
+    chat.add_argument("source", metavar="RUN|MODEL", help="a run's folder or name, a model's folder, or a hub id")
     chat.add_argument("--temperature", type=_not_negative, default=0.0, help="0 is greedy (default)")
     chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
     efforts = [Effort.NONE.value, Effort.HIGH.value]
@@ -185,12 +185,12 @@ def _dry_run(loaded: LoadedRecipe, *, as_json: bool) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    check_source(arguments.source)
+    source = _source(arguments.source)
     loaded = _checked(arguments.recipe, arguments.overrides, model=False)
     _share_cores()
     from recipes.evaluate import evaluate_model
 
-    return evaluate_model(arguments.source, loaded, as_json=arguments.json)
+    return evaluate_model(source, loaded, as_json=arguments.json)
 
 
 def _share_cores() -> None:
@@ -202,11 +202,11 @@ def _share_cores() -> None:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    check_source(arguments.source)
+    source = _source(arguments.source)
     from recipes.chat import chat
 
     effort = Effort(arguments.effort)
-    return chat(arguments.source, temperature=arguments.temperature, max_tokens=arguments.max_tokens, effort=effort)
+    return chat(source, temperature=arguments.temperature, max_tokens=arguments.max_tokens, effort=effort)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -214,6 +214,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
     print(write_report(find_run(arguments.run), arguments.output))
     return 0
+
+
+def _source(value: str) -> str:
+    """What RUN|MODEL means: a path, the name of a run below runs/, or else a hub id."""
+    source = str(RUNS / value) if not Path(value).expanduser().exists() and (RUNS / value).is_dir() else value
+    check_source(source)
+    return source
 
 
 def _checked(recipe: str, overrides: Sequence[str], *, model: bool = True) -> LoadedRecipe:

@@ -36,6 +36,7 @@ from rl.config import GrpoConfig, RuntimeConfig
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers, in_thread
+from specialists.config import SftConfig
 from specialists.data import Data, load_data
 from specialists.grpo import ScoringFailedError
 from specialists.progress import Progress
@@ -88,7 +89,7 @@ def _run(start: Start, *, as_json: bool) -> int:
     ) as log:  # fmt: skip
         log.event(
             "run_started", name=folder.name, folder=str(folder), seed=plan.seed, runtime=plan.runtime.mode,
-            stages=[{"name": s.name, "kind": s.kind, "steps": s.steps} for s in plan.stages], threads=num_threads(plan.runtime),
+            stages=[_stage_facts(stage) for stage in plan.stages], threads=num_threads(plan.runtime), workers=_workers(plan),
         )  # fmt: skip
         specialist = Specialist(plan, start.data, folder, log, stop.is_set, start.checkpoint)
         code = 1
@@ -108,6 +109,20 @@ def _run(start: Start, *, as_json: bool) -> int:
     elif code == 0:
         _close(console, specialist, summary, report)
     return code
+
+
+def _stage_facts(stage: SftConfig | GrpoConfig) -> dict[str, Any]:
+    loss = {"loss": stage.loss.name} if isinstance(stage, GrpoConfig) else {}
+    return {"name": stage.name, "kind": stage.kind, "steps": stage.steps, **loss}
+
+
+def _workers(plan: Plan) -> dict[str, int]:
+    config = plan.runtime
+    return {
+        "trainers": config.num_trainers,
+        "rollout workers": config.num_rollout_workers,
+        "reward workers": config.num_reward_workers,
+    }
 
 
 def to_plan(loaded: LoadedRecipe) -> Plan:
@@ -242,6 +257,8 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
     def interrupt() -> None:
         if stop.is_set():
             task.cancel()
+            log.event("stopping", reason="asked again", hint="stopping at once; what came after the last checkpoint is lost")
+            return
         stop.set()
         log.event("stopping", reason="asked to stop", hint="the step ends and is saved; Ctrl-C again stops at once")
 

@@ -121,9 +121,10 @@ def _evaluation(row: Row, progress: Progress) -> str:
 
 
 def _run_started(row: Row, progress: Progress) -> str:
-    stages = ", ".join(f"{s['name']} ({s['kind']}, {s['steps']} steps)" for s in row["stages"])
+    stages = ", ".join(f"{s['name']} ({s.get('loss', s['kind'])}, {s['steps']} steps)" for s in row["stages"])
     threads = f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}"
-    return f"run {row['name']} in {row['folder']}: {stages}; seed {row['seed']}, {row['runtime']}, {threads}"
+    workers = "".join(f", {count} {what}" for what, count in row.get("workers", {}).items() if count > 1)
+    return f"run {row['name']} in {row['folder']}: {stages}; seed {row['seed']}, {row['runtime']}{workers}, {threads}"
 
 
 def _sample(row: Row, progress: Progress) -> str:

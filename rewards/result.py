@@ -17,7 +17,8 @@ class RewardResult:
     """The score of one completion.
 
     `score` is the weighted sum of `parts`; it is None exactly when `status` is FAILED, and `error` then holds the reason
-    with its traceback. A failed score leaves its group's baseline; it is counted and shown, never zero.
+    with its traceback, and `parts` what was scored before that. A failed score leaves its group's baseline; it is counted
+    and shown, never zero.
 
     >>> RewardResult(ScoreStatus.OK, 1.0, {"rewards.math:verify": 1.0}).score
     1.0

@@ -76,22 +76,22 @@ def weigh(weights: Mapping[str, float], found: Iterable[Outcome], task: Task) ->
     parts: dict[str, float] = {}
     for name, outcome in zip(weights, found, strict=False):
         if isinstance(outcome, str):
-            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}")
+            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}", parts)
         parts[name] = outcome
     assert len(parts) == len(weights), "each reward has an outcome"
     total = sum(weights[name] * part for name, part in parts.items())
     if not math.isfinite(total):
-        return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number")
+        return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number", parts)
     return RewardResult(ScoreStatus.OK, total, parts)
 
 
 def is_correct(result: RewardResult, primary: str) -> bool:
-    """Whether the primary part is full marks. A completion that could not be scored is not known to be right."""
-    return result.status is ScoreStatus.OK and result.parts[primary] >= CORRECT_AT
+    """Whether the primary part is full marks; a completion whose primary part failed is not known to be right."""
+    return result.parts.get(primary, 0.0) >= CORRECT_AT
 
 
-def _failed(error: str) -> RewardResult:
-    return RewardResult(ScoreStatus.FAILED, None, error=error)
+def _failed(error: str, parts: Mapping[str, float]) -> RewardResult:
+    return RewardResult(ScoreStatus.FAILED, None, parts, error=error)
 
 
 def _as_float(value: object) -> float:

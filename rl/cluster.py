@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, TrainerFacts, TrainerSpec
 
-POLL_S = 0.2  # between two looks at a job's events
+POLL_S = 0.05  # between two looks at a job's events
 SLIVER = 0.01  # of a core: on one machine trainer and sampler take turns on the same cores
 Restarted = Callable[[str, str], None]  # gets the worker's name and why it was started again
 
@@ -284,7 +284,8 @@ async def answer(awaitable: Any, timeout_s: float, what: str) -> Any:
             raise
         raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
     except ray.exceptions.RayActorError as error:
-        raise WorkerDiedError(f"the worker died during {what}: {error}") from error
+        why = str(error).partition("\n")[0]  # the rest is the same advice every time
+        raise WorkerDiedError(f"the worker died during {what}: {why}") from error
 
 
 async def _future(reference: Any) -> Any:

@@ -75,7 +75,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out accuracy. A completion that could not be scored counts as not solved and is counted in `num_failed`."""
+    """Held-out accuracy. A completion whose primary part failed counts as not solved and is counted in `num_failed`."""
 
     accuracy: float
     interval: tuple[float, float]  # Wilson, 95 %, over tasks
@@ -127,7 +127,7 @@ async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, 
         num_tasks=len(tasks),
         mean_completion_tokens=tokens / (num_samples * len(tasks)),
         tokens_per_solved_task=tokens / sum(solved) if any(solved) else None,
-        num_failed=sum(len(g.members) - len(g.valid) for g in groups),
+        num_failed=sum(crew.primary not in m.reward.parts for g in groups for m in g.members),
         by_kind={kind: sum(values) / len(values) for kind, values in sorted(kinds.items())},
         pass_at_k={k: sum(pass_at_k(num_samples, c, k) for c in solved) / len(tasks) for k in powers},
         groups=groups,

@@ -21,8 +21,8 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic at the recipe's border: unknown keys are errors
 MUON_WITH_LORA = (
-    "got muon (the default) beside model.lora; allowed: adamw. Muon is published for whole hidden matrices, not for the two "
-    "factors of an adapter"
+    "got muon beside model.lora; allowed: adamw (optimizer.name=adamw). Muon is published for whole hidden matrices, not for "
+    "the two factors of an adapter"
 )
 
 

@@ -254,7 +254,7 @@ BAD_PARTS = {
     "adapters beside random weights": ("model: {init: {}, lora: {}}", "model.lora: got adapters beside random weights"),
     "adapters with muon": (
         "model: {path: a/b, lora: {rank: 4}}",
-        "optimizer.name: got muon (the default) beside model.lora; allowed: adamw",
+        "optimizer.name: got muon beside model.lora; allowed: adamw",
     ),
     "adapters with a stage's muon": (
         "model: {path: a/b, lora: {}}\noptimizer: {name: adamw}\nstages: [{kind: sft, optimizer: {name: muon}}]",

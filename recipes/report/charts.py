@@ -264,7 +264,8 @@ def time_shares(run: Run) -> list[TimeShares]:
     stage, trained, attempt, now = "", False, -1, 0.0
     for row in rows:
         if count(row, "attempt") != attempt:
-            attempt, now, stage = count(row, "attempt"), 0.0, ""
+            attempt, stage = count(row, "attempt"), ""
+            now = min(now, finite(row, "elapsed_s") or 0.0)  # the clock goes on, or starts again where nothing was kept
         later = finite(row, "elapsed_s") or 0.0
         if row.get("type") == "metrics" and str(row.get("stage")) != stage:
             stage, trained = str(row.get("stage")), False
@@ -280,7 +281,7 @@ def _spend(shares: TimeShares, row: Row, kind: str, seconds: float, *, trained: 
     if not shares.stage:
         shares.add(STARTING, seconds)
     elif kind == "sft":
-        shares.add(BETWEEN if trained else SUPERVISED, seconds)
+        shares.add(BETWEEN if trained and row.get("type") != "metrics" else SUPERVISED, seconds)
     else:
         step = min(finite(row, "step_s") or 0.0, seconds) if row.get("type") == "metrics" else 0.0
         parts = {label: finite(row, key) or 0.0 for key, label in TIMES.items()} if step else {}
