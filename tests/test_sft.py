@@ -21,6 +21,7 @@ from rl.workers import Event
 from specialists.config import SftConfig
 from specialists.sft import SftJob
 from specialists.trl_trainer import IGNORED, encode
+from tests.conftest import tiny_policy
 
 ADAMW = OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.0)
 
@@ -143,3 +144,19 @@ def test_a_stage_resumed_in_its_middle_ends_in_the_same_bits(
     assert not (again[10] / TRAINING_STATE).exists()  # the next stage has a new optimizer
     a, b = (load_policy(folder, ModelConfig(path="-")).weights() for folder in (folders[10], again[10]))
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_dropout_goes_on_where_it_was(tmp_path: Path) -> None:
+    tiny_policy("gpt2", n_embd=64, n_layer=2, n_head=4, resid_pdrop=0.1).save(tmp_path / "model")
+    job = job_of(tmp_path / "model", tmp_path / "a", [demonstration(i) for i in range(12)], batch_size=2, save_every=3)
+    _, rows, folders = run(job)
+    _, later, _ = run(replace(job, target=str(tmp_path / "b"), resume_from=str(folders[3]), first_step=3))
+    assert later == rows[3:]
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage_unsaved(model_folder: Path, tmp_path: Path) -> None:
+    job = job_of(model_folder, tmp_path / "a", [demonstration(i) for i in range(12)], batch_size=2, save_every=1)
+    events: list[Event] = []
+    with pytest.raises(FloatingPointError, match=r"stage sft, step \d: .*nan.*; lower the learning rate"):
+        replace(job, optimizer=replace(ADAMW, lr=1e30)).run(events.append, lambda: False)
+    assert all(np.isfinite(e.get("loss", 0.0)) for e in events)
