@@ -190,6 +190,19 @@ def test_where_the_time_went_adds_up(tmp_path: Path) -> None:
     assert shares["grpo"][charts.BETWEEN] == pytest.approx(1.0)
 
 
+def test_time_goes_on_over_attempts_and_past_checkpoints_inside_a_stage(tmp_path: Path) -> None:
+    """A resumed run's clock starts at what it had behind it; training after a checkpoint is training still."""
+    started = [event("run_started", stages=STAGES, elapsed_s=0.5), event("stage_started", stage="base", elapsed_s=0.5)]
+    between = event("checkpoint", stage="base", elapsed_s=9.5)
+    resumed = [event("run_started", attempt=1, stages=STAGES, elapsed_s=9.6), event("resumed", attempt=1, elapsed_s=12.0)]
+    later = [metrics("base", step, step, attempt=1, elapsed_s=12.0 + step, loss=1.0) for step in (11, 12)]
+    run = read_run(make(tmp_path / "again", [*started, between, *resumed], [*(sft(step) for step in range(1, 11)), *later]))
+    shares = {one.stage: one.seconds for one in charts.time_shares(run)}
+    assert sum(sum(one.values()) for one in shares.values()) == pytest.approx(24.0)
+    assert shares[""][charts.STARTING] == pytest.approx(0.5 + 2.5)
+    assert shares["base"] == pytest.approx({charts.SUPERVISED: 9.0 + 12.0})
+
+
 def test_torn_and_broken_lines_are_left_out_and_said(tmp_path: Path) -> None:
     run = read_run(odd(tmp_path)["torn"])
     assert len(run.metrics) == len(ROWS)
