@@ -45,7 +45,8 @@ class Records:
 
     def tidy(self, progress: Progress) -> None:
         """Makes the links and the folders what `progress` says: to be called whenever either has changed."""
-        assert self.last is not None, "there is a checkpoint"
+        if self.last is None:
+            return  # a model that came from elsewhere was evaluated before the first checkpoint
         point_at(self.folder / "last", self.last.name)
         there = {checkpoint_step(path) for path in checkpoints(self.folder.parent)}
         if best := [step for _, step in progress.best if step in there]:
