@@ -540,7 +540,8 @@ def test_what_is_no_score_is_a_failure_that_names_itself(body: str, message: str
         assert text in result.error
     if "raise" in body:
         assert f"    {body}\n" in result.error  # the user's own line
-    assert not is_correct(result, scorer.primary)
+    assert is_correct(result, scorer.primary)  # the primary part was scored before
+    assert not is_correct(Scorer([source(body)]).score(make_task(), "x"), "f")
 
 
 def test_a_task_without_an_answer_fails_its_score() -> None:

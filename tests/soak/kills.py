@@ -206,7 +206,7 @@ def report(done: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "Small runs (two SFT stages, one GRPO stage with a reference model and evaluations) killed with SIGKILL at random",
         "moments, resumed each time, and compared at the end with an uninterrupted run: every metrics row (timings aside),",
-        "every evaluation and every weight, bit by bit. Written by `make soak`.",
+        "every evaluation and every weight, bit by bit; on Ray also which checkpoints are kept. Written by `make soak`.",
         "",
         "| runtime | runs | kills | runs with an identical end |",
         "|---|---|---|---|",
