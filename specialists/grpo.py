@@ -109,11 +109,12 @@ class GrpoLoop:
             metrics |= await self.trainer.train_step(samples)
             self.trained_step = step
             published = time.perf_counter()
-            self._weights = await self.trainer.publish()
+            self._weights, self._weights_step = await self.trainer.publish(), step
             if self.stage.mixed_versions:
                 await self._pull()
             metrics["publish_s"] = time.perf_counter() - published
-        self.trained_step = self._weights_step = step  # without an update the weights of before are this step's too
+        else:  # the weights of before are this step's too
+            self.trained_step = self._weights_step = step
         return metrics
 
     async def _allow(self, step: int) -> None:

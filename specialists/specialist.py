@@ -33,7 +33,7 @@ from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
 from specialists.progress import Progress
 from specialists.records import Records
 from specialists.sft import SftJob
-from specialists.transcripts import write_transcripts
+from specialists.transcripts import transcript, write_transcripts
 
 START = "start"  # names the evaluation of a model that the run began with
 
@@ -220,7 +220,7 @@ class Specialist:
             progress.grpo_s += metrics["step_s"]
             self.log.metrics(stage.name, step, progress.global_step, metrics)
             self._log_failures(stage.name, step, groups)
-            self.log.event("sample", stage=stage.name, step=step, **_sample(groups))
+            self.log.event("sample", stage=stage.name, step=step, **transcript(groups[0].members[0]))
             is_best = await evaluate_if_due()
             if is_best or _is_due(step, stage.save_every):
                 await save()
@@ -331,21 +331,6 @@ def _address(model: Path) -> str:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _sample(groups: Sequence[TrajectoryGroup]) -> dict[str, object]:
-    """One transcript of a step for people to look at: the first member of the first group."""
-    member = groups[0].members[0]
-    trajectory = member.trajectory
-    return {
-        "task_id": trajectory.task.id,
-        "prompt": trajectory.task.prompt,
-        "completion": trajectory.completion,
-        "answer": trajectory.task.answer,
-        "reward": member.reward.score,
-        "num_tokens": trajectory.num_sampled,
-        "finish_reason": trajectory.finish_reason.value,
-    }
 
 
 def _move(source: Path, folder: Path) -> None:

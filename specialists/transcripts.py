@@ -11,9 +11,24 @@ from pathlib import Path
 from rewards.score import is_correct
 from rl.checkpoint import write_text
 from rl.collect import Evaluation
+from rl.trajectory import ScoredTrajectory
 
 FOLDER = "evaluations"  # in the run's folder
 NUM_TRANSCRIPTS = 24  # held-out tasks come in the same order each time, so these are the same tasks
+
+
+def transcript(member: ScoredTrajectory) -> dict[str, object]:
+    """One completion for people to look at; `reward` is None where it could not be scored."""
+    trajectory = member.trajectory
+    return {
+        "task_id": trajectory.task.id,
+        "prompt": trajectory.task.prompt,
+        "completion": trajectory.completion,
+        "answer": trajectory.task.answer,
+        "reward": member.reward.score,
+        "num_tokens": trajectory.num_sampled,
+        "finish_reason": trajectory.finish_reason.value,
+    }
 
 
 def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Evaluation, primary: str) -> Path:
@@ -22,21 +37,10 @@ def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Ev
     A line: {"task_id": ..., "prompt": ..., "completion": ..., "answer": ..., "correct": true, "reward": 1.0 or null,
     "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored.
     """
-    lines = []
-    for group in evaluation.groups[:NUM_TRANSCRIPTS]:
-        member = group.members[0]
-        trajectory = member.trajectory
-        row = {
-            "task_id": group.task.id,
-            "prompt": group.task.prompt,
-            "completion": trajectory.completion,
-            "answer": group.task.answer,
-            "correct": is_correct(member.reward, primary),
-            "reward": member.reward.score,
-            "num_tokens": trajectory.num_sampled,
-            "finish_reason": trajectory.finish_reason.value,
-        }
-        lines.append(json.dumps(row) + "\n")  # in ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot
+    members = [group.members[0] for group in evaluation.groups[:NUM_TRANSCRIPTS]]
+    rows = [{**transcript(member), "correct": is_correct(member.reward, primary)} for member in members]
+    # In ASCII: a text may hold half of a surrogate pair, which UTF-8 cannot.
+    lines = [json.dumps(row) + "\n" for row in rows]
     path = folder / FOLDER / f"{global_step}-{stage}.jsonl"
     path.parent.mkdir(exist_ok=True)
     write_text(path, "".join(lines))
