@@ -20,6 +20,7 @@ from recipes.text import END_THINK, THINK, safe
 from rewards.errors import UserError
 from rewards.task import Effort, Message, Role
 from rl.checkpoint import last_checkpoint
+from rl.compute import submit
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.protocol import GenerateRequest
 from rl.engine.torch_engine import TorchEngine
@@ -40,7 +41,7 @@ def chat(source: str, *, temperature: float, max_tokens: int, effort: Effort) ->
     console, interactive = Console(), sys.stdin.isatty()
     policy, folder = _load(source)
     context = _context(policy)
-    engine = TorchEngine(policy, EngineConfig(max_batch_size=1, max_seq_len=context))
+    engine = submit(lambda: TorchEngine(policy, EngineConfig(max_batch_size=1, max_seq_len=context))).result()
     seed = secrets.randbits(32)
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature)
     conversation = Conversation(engine, policy, sampling, effort, context, seed)
@@ -59,7 +60,7 @@ def _load(source: str) -> tuple[Policy, str]:
     path = Path(source).expanduser()
     folder = str(last_checkpoint(path)) if path.is_dir() else source
     try:
-        return load_policy(folder, ModelConfig(path=folder)), folder
+        return submit(lambda: load_policy(folder, ModelConfig(path=folder))).result(), folder
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
 

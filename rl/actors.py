@@ -20,6 +20,7 @@ import ray
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
+from rl.compute import submit
 from rl.scoring import RewardWorker
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class TrainerActor:
     async def run_job(self, job: Job) -> Any:
         self._events.clear()
         self._stop = threading.Event()
-        return await asyncio.to_thread(job.run, self._events.append, self._stop.is_set)
+        stopped = self._stop.is_set
+        return await asyncio.wrap_future(submit(lambda: job.run(self._events.append, stopped)))
 
     async def take_events(self) -> list[Event]:
         """The running job's events since the last call; fetched, so that no connection back to the driver is needed."""

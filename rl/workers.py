@@ -7,10 +7,9 @@ Workers live as long as the run: a new stage gives them a new model, so no proce
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from rewards.result import RewardResult
 from rewards.task import Task
 from rl.batch import Sample
+from rl.compute import run_into, submit
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
 from rl.engine.protocol import Capabilities
@@ -147,32 +147,26 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T], timeout_s: float | None, what: str) -> T:
-    """Runs a blocking function in a thread that a process about to end does not wait for.
+    """Runs a function that waits for something in a thread that a process about to end does not wait for.
 
     Raises:
         TimeoutError: it took longer than `timeout_s` (None: no limit); the thread is left to itself.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+    future: Future[T] = Future()
+    threading.Thread(target=run_into, args=(future, function), name=what, daemon=True).start()
+    return await _result(future, timeout_s, what)
 
-    def settle(act: Callable[[], None]) -> None:
-        if not future.done():  # else nobody waits any more
-            act()
 
-    def run() -> None:
-        try:
-            result = function()
-            act = functools.partial(future.set_result, result)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits
-            act = functools.partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the run is over
-            loop.call_soon_threadsafe(settle, act)
+async def computed(function: Callable[[], T], timeout_s: float | None, what: str) -> T:
+    """Runs a function that computes in the process's compute thread; raises as `in_thread` does."""
+    return await _result(submit(function), timeout_s, what)
 
-    threading.Thread(target=run, name=what, daemon=True).start()
+
+async def _result(future: Future[T], timeout_s: float | None, what: str) -> T:
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
-            return await future
+            return await asyncio.wrap_future(future)
     except TimeoutError:
         if not limit.expired():  # the function's own
             raise
@@ -180,7 +174,7 @@ async def in_thread(function: Callable[[], T], timeout_s: float | None, what: st
 
 
 class InlineTrainer:
-    """Training in this process; blocking work runs in a thread, one call at a time."""
+    """Training in this process, in its compute thread."""
 
     def __init__(self, timeout_s: float, ranks: Ranks = ALONE) -> None:
         self.timeout_s, self.ranks = timeout_s, ranks
@@ -207,7 +201,7 @@ class InlineTrainer:
 
         try:
             # no limit: a stage may take days, and its events show that it goes on
-            result = await in_thread(
+            result = await computed(
                 lambda: job.run(pass_on, lambda: stopped() or abandoned.is_set()), None, "the supervised stage"
             )
         finally:
@@ -218,17 +212,17 @@ class InlineTrainer:
 
     async def open(self, spec: TrainerSpec) -> TrainerFacts:
         self._trainer = None  # frees the earlier one before the next is built
-        self._trainer = await in_thread(lambda: spec.build(self.ranks), self.timeout_s, "the trainer to load its model")
+        self._trainer = await computed(lambda: spec.build(self.ranks), self.timeout_s, "the trainer to load its model")
         return TrainerFacts(self._trainer.padded_because, use_fast_products().reason)
 
     async def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        return await in_thread(lambda: self.trainer.train_step(samples), self.timeout_s, "a training step")
+        return await computed(lambda: self.trainer.train_step(samples), self.timeout_s, "a training step")
 
     async def publish(self) -> Any:
-        return await in_thread(self.trainer.publish, self.timeout_s, "the trainer to publish its weights")
+        return await computed(self.trainer.publish, self.timeout_s, "the trainer to publish its weights")
 
     async def save(self, folder: Path, *, with_state: bool) -> None:
-        await in_thread(
+        await computed(
             lambda: self.trainer.save(folder, with_state=with_state), self.timeout_s, f"the trainer to save {folder}"
         )
 
@@ -247,7 +241,7 @@ class InlineRollouts:
 
     async def open(self, spec: EngineSpec) -> Capabilities:
         await self.close()
-        self._worker = await in_thread(
+        self._worker = await computed(
             lambda: RolloutWorker(spec.folder, spec.model, spec.engine, timeout_s=spec.timeout_s),
             spec.timeout_s,
             "an engine to start",

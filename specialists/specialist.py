@@ -21,6 +21,7 @@ from rewards.score import part_names
 from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, accuracy, evaluate
+from rl.compute import submit
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from rl.policy import init_policy
 from rl.runlog import RunLog
@@ -147,7 +148,8 @@ class Specialist:
         texts = texts or [m.content for e in self.data.train for m in e.task.messages]
         tokenizer = train_tokenizer(texts, model.init.tokenizer_vocab_size)
         self._adopt(tokenizer)
-        policy = init_policy(model.init, tokenizer, model, seed=self.plan.seed)
+        init = model.init
+        policy = submit(lambda: init_policy(init, tokenizer, model, seed=self.plan.seed)).result()
         self.log.event("model", num_parameters=sum(p.numel() for p in policy.model.parameters()), vocab_size=len(tokenizer))
         with self.records.checkpoint(self.progress, "init", ()) as target:
             policy.save(target)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from rewards.plugin import RewardSource
 from rewards.task import Effort, Message, Role, Task
 from rl.collect import Crew
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, OverlongConfig, SamplingConfig
+from rl.engine.core import EngineCore
 from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig
 from rl.scoring import RewardWorker
-from rl.trainer import Weights
+from rl.trainer import Trainer, Weights
 from rl.trajectory import TrajectoryGroup
 from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec, WorkerDiedError
 from specialists.data import TaskSampler
@@ -101,6 +103,21 @@ def test_groups_without_signal_train_nothing_and_are_counted(model_folder: Path)
     rows = train(model_folder, CONSTANT)
     assert all(row["num_groups_without_signal"] == 4 for row in rows)
     assert all("loss" not in row for row in rows)
+
+
+def test_engine_and_trainer_of_one_process_compute_in_one_thread(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: dict[str, set[int]] = {"step": set(), "train_step": set(), "publish": set()}
+    for owner, name in ((EngineCore, "step"), (Trainer, "train_step"), (Trainer, "publish")):
+        original = getattr(owner, name)
+
+        def seen(*args: object, name: str = name, original: Callable[..., object] = original) -> object:
+            threads[name].add(threading.get_ident())
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, seen)
+    train(model_folder, DIGITS, dataclasses.replace(STAGE, steps=2))
+    assert all(threads.values())
+    assert len(set.union(*threads.values())) == 1
 
 
 def versions(groups: Sequence[TrajectoryGroup]) -> list[set[int]]:

@@ -1,7 +1,7 @@
-"""The embedded rollout engine: any Hugging Face causal LM, continuous batching, in a thread of its own.
+"""The embedded rollout engine: any Hugging Face causal LM, continuous batching, in the process's compute thread.
 
-Decoding runs in one thread; callers live in asyncio and never block it. Commands (abort, extend, new weights) take effect
-between two steps, so they are answered within one step's time.
+Callers live in asyncio and never block decoding. Commands (abort, extend, new weights) take effect between two steps, so they
+are answered within one step's time, or one training step's where a trainer shares the process.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from rl.compute import run_into, submit
 from rl.config import EngineConfig
 from rl.engine.core import EngineCore
 from rl.engine.invariance import Verdict, choose_kv, probe
@@ -52,12 +53,10 @@ class TorchEngine:
         self._core = EngineCore(policy, config, kv)
         self._streams: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenChunk | BaseException]]] = {}
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._wake = threading.Condition()
-        self._paused = self._closed = False
+        self._lock = threading.Lock()  # of the commands and the four below
+        self._turn_is_due = self._paused = self._closed = False
         self._failure: BaseException | None = None
         self._last_step = time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="torch-engine", daemon=True)
-        self._thread.start()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -109,11 +108,10 @@ class TorchEngine:
         await self._command(lambda: self._core.load_weights(version, weights))
 
     def close(self) -> None:
-        """Stops the thread; open streams end with EngineStoppedError."""
-        with self._wake:
+        """Ends decoding; open streams end with EngineStoppedError."""
+        with self._lock:
             self._closed = True
-            self._wake.notify()
-        self._thread.join(timeout=self._timeout_s)
+        submit(self._turn).result(timeout=self._timeout_s)
 
     # ---- caller's side
 
@@ -162,40 +160,44 @@ class TorchEngine:
             return await asyncio.wrap_future(self._post(command))
 
     def _post(self, command: Callable[[], T]) -> Future[T]:
-        """Queues a command for the engine's thread; it runs before the next step."""
+        """Queues a command for the engine's next turn; it runs before the next step."""
         future: Future[T] = Future()
-        with self._wake:
+        with self._lock:
             if self._closed or self._failure is not None:
                 future.set_exception(EngineStoppedError(f"the engine is not running: {self._failure or 'closed'}"))
             else:
                 self._commands.append((command, future))
-                self._wake.notify()
+                if not self._turn_is_due:
+                    self._turn_is_due = True
+                    submit(self._turn)
         return future
 
-    # ---- engine's thread
+    # ---- compute thread
 
     @torch.inference_mode()  # the cache's tensors are made and changed in it
-    def _loop(self) -> None:
+    def _turn(self) -> None:
+        """The commands that wait, then one step; asks for another turn where there is more to do."""
         try:
-            while True:
-                with self._wake:
-                    while not self._commands and not self._closed and (self._paused or not self._core.has_work):
-                        self._wake.wait()
-                    if self._closed:
-                        raise EngineStoppedError("the engine was closed")
-                    commands, self._commands = self._commands, []
-                for command, future in commands:
-                    _run(command, future)
-                if not self._paused and self._core.has_work:
-                    for request_id, chunk in self._core.step():
-                        self._deliver(request_id, chunk)
-                    self._last_step = time.monotonic()
+            with self._lock:
+                if self._closed:
+                    raise EngineStoppedError("the engine was closed")
+                commands, self._commands = self._commands, []
+            for command, future in commands:
+                run_into(future, command)
+            if not self._paused and self._core.has_work:
+                for request_id, chunk in self._core.step():
+                    self._deliver(request_id, chunk)
+                self._last_step = time.monotonic()
+            with self._lock:
+                self._turn_is_due = bool(self._commands) or (not self._paused and self._core.has_work)
+                if self._turn_is_due:
+                    submit(self._turn)
         except BaseException as error:  # noqa: BLE001 - handed to every open stream, which raises it
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        with self._wake:
-            self._failure = error
+        with self._lock:
+            self._failure = self._failure or error
             commands, self._commands = self._commands, []
         for _, future in commands:
             future.set_exception(EngineStoppedError(str(error)))
@@ -208,12 +210,3 @@ class TorchEngine:
         stream = self._streams.get(request_id)
         if stream is not None and not stream[0].is_closed():
             stream[0].call_soon_threadsafe(stream[1].put_nowait, item)
-
-
-def _run(command: Callable[[], Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return  # whoever asked has stopped waiting
-    try:
-        future.set_result(command())
-    except Exception as error:  # noqa: BLE001 - the caller awaits the future and gets it
-        future.set_exception(error)
