@@ -1,4 +1,4 @@
-"""Faster float32 matrix products where this machine has them: oneDNN in place of MKL, decided once a process.
+"""Which matrix products this machine runs fast. For float32: oneDNN in place of MKL, decided once a process.
 
 `torch.backends.mkldnn.matmul.fp32_precision = "bf16"` sends float32 products to oneDNN, which may then round to bfloat16. It
 does so on a CPU with AMX; on one without, it computes in true float32, on AMD about twice as fast as MKL.
@@ -67,6 +67,14 @@ def reason_against(cpuinfo: str) -> str | None:
     if any(flag.startswith("amx") for flag in flags):
         return "with AMX oneDNN rounds to bfloat16"
     return None
+
+
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 products are much faster than float32 ones. Intel's cores without tile units run them at half the
+    rate. By the processor's kind, never by a measurement: a run that goes on must compute as it began.
+    """
+    units = torch.cpu.get_capabilities()
+    return bool(units.get("amx_bf16") or (units.get("avx512_bf16") and "Intel" not in str(units.get("cpu_name"))))
 
 
 def _factors(rows: int, inner: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.policy import Policy
+from rl.products import fast_bfloat16
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
 PRODUCTS = tuple(f"self_attn.{n}_proj" for n in "qkvo") + tuple(f"mlp.{n}_proj" for n in ("gate", "up", "down"))
@@ -136,7 +137,7 @@ class LayerStack:
         if outside != {"embed_tokens.weight", "norm.weight"}:
             raise TypeError(f"parameters outside the layers: {sorted(outside)}")
         self.rounded_to = policy.dtype
-        dtype = policy.dtype if policy.device.type != "cpu" or _fast_bfloat16() else torch.float32
+        dtype = policy.dtype if policy.device.type != "cpu" or fast_bfloat16() else torch.float32
         self._embed, self._rotary = body.embed_tokens, body.rotary_emb
         self._layers = [_recognised(layer, dtype) for layer in body.layers]
         self._norm = _norm(body.norm)
@@ -200,11 +201,3 @@ def _norm(module: nn.Module, width: int | None = None) -> _Norm:
     if (width or weight.numel()) != weight.numel() or not torch.allclose(norm(probe), module(probe), atol=1e-5):
         raise TypeError(f"{type(module).__name__} differs from a root-mean-square norm")
     return norm
-
-
-def _fast_bfloat16() -> bool:
-    """Whether bfloat16 products are much faster than float32 ones. Intel's cores without tile units run them at half the
-    rate. By the processor's kind, never by a measurement: a run that goes on must compute as it began.
-    """
-    units = torch.cpu.get_capabilities()
-    return bool(units.get("amx_bf16") or (units.get("avx512_bf16") and "Intel" not in str(units.get("cpu_name"))))
