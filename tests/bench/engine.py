@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from rl.compute import submit
 from rl.config import EngineConfig, SamplingConfig
 from rl.engine.protocol import GenerateRequest
 from rl.engine.torch_engine import TorchEngine
@@ -37,15 +43,20 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--no-continuous", action="store_true", help="leave transformers' continuous batching out: it is slow")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.child:
+        print(json.dumps(child(arguments)))
+        return
     seconds = "CPU seconds" if arguments.cpu_time else "seconds"
     text = (
         "# Sampling beside transformers\n\n"
         f"Written by `python -m tests.bench.engine --write --models {arguments.models}`. {machine()}, {arguments.threads} "
         f"threads; {PROMPT} + {NEW_TOKENS} tokens, {GROUP} completions a prompt, temperature 1; tokens a second from the "
-        f"median {seconds} of {arguments.repeats} repeats, the sides in turns. Continuous batching is `generate_batch` with "
-        "max_batch_tokens 2048 and room for exactly these requests, which is several times faster than its defaults here.\n"
+        f"median {seconds} of {arguments.repeats} repeats, each side in its own process. Continuous batching is "
+        "`generate_batch` with max_batch_tokens 2048 and room for exactly these requests, which is several times faster than "
+        "its defaults here.\n"
     )
     for size in arguments.models.split(","):
         text += "\n" + compare(size, arguments)
@@ -55,16 +66,23 @@ def main() -> None:
 
 
 def compare(size: str, arguments: argparse.Namespace) -> str:
+    rates = {dtype: product_rate(dtype, _clock(arguments)) for dtype in (torch.float32, torch.bfloat16)}
+    sides = [name for name in SIDES if name != "continuous" or not arguments.no_continuous]
+    found = {name: measured(name, size, arguments) for name in sides}
     count = num_parameters(make_policy(size, "float32"))
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
-    rates = {dtype: product_rate(dtype, clock) for dtype in (torch.float32, torch.bfloat16)}
     limit = max(rates.values()) / (2 * count)
     rows = []
     for dtype in arguments.dtypes.split(","):
-        policy = make_policy(size, dtype)
-        for batch in map(int, arguments.batches.split(",")):
-            rows.append([dtype, str(batch), *line(policy, batch, limit, arguments)])
-            print(" | ".join(rows[-1]), flush=True)
+        for batch in arguments.batches.split(","):
+            rate = {name: int(batch) * NEW_TOKENS / values[f"{dtype} {batch}"] for name, values in found.items()}
+            beside = (
+                [f"{rate['continuous']:.0f}", f"{rate['ours'] / rate['continuous']:.2f}"] if "continuous" in rate else ["-"] * 2
+            )
+            mine = [f"{rate['ours']:.0f}", f"{rate['ours'] / limit:.1%}"]
+            peer = [f"{rate['generate']:.0f}", f"{rate['ours'] / rate['generate']:.2f}"]
+            rows.append(
+                [dtype, batch, *mine, *peer, *beside, f"{rate['fixed']:.0f}", f"{rate['fixed'] / rate['generate']:.2f}"]
+            )
     return (
         f"## {size}: {count / 1e6:.1f}M parameters\n\nLimit {limit:.0f} tokens/s: the better of the measured "
         f"{rates[torch.float32] / 1e9:.0f} (float32) and {rates[torch.bfloat16] / 1e9:.0f} (bfloat16) GFLOP/s over "
@@ -72,34 +90,35 @@ def compare(size: str, arguments: argparse.Namespace) -> str:
     )
 
 
-def line(policy: Policy, batch: int, limit: float, arguments: argparse.Namespace) -> list[str]:
-    """All sides at one batch size, measured in turns."""
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
-    engines = [
-        TorchEngine(policy, EngineConfig(max_batch_size=batch, max_seq_len=256, deterministic=fixed)) for fixed in (False, True)
-    ]
-    sides: dict[str, Callable[[], None]] = {
-        "ours": lambda: asyncio.run(sample(engines[0], prompts(policy, batch))),
-        "generate": lambda: generate(policy, batch),
-        "fixed": lambda: asyncio.run(sample(engines[1], prompts(policy, batch))),
-    }
-    if not arguments.no_continuous:
-        sides["continuous"] = lambda: continuous(policy, batch)
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(arguments.repeats + 1):
-        for name, run in sides.items():
-            start = clock()
-            run()
-            if repeat:  # the first is a warm-up
-                times[name].append(clock() - start)
-    for engine in engines:
-        engine.close()
-    rate = {name: batch * NEW_TOKENS / median(values) for name, values in times.items()}
-    beside = [f"{rate['continuous']:.0f}", f"{rate['ours'] / rate['continuous']:.2f}"] if "continuous" in rate else ["-", "-"]
-    return [
-        *(f"{rate['ours']:.0f}", f"{rate['ours'] / limit:.1%}", f"{rate['generate']:.0f}"),
-        *(f"{rate['ours'] / rate['generate']:.2f}", *beside, f"{rate['fixed']:.0f}", f"{rate['fixed'] / rate['generate']:.2f}"),
-    ]
+def measured(side: str, size: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of one side by "dtype batch", from a process of its own: a second thread that computes slows the first."""
+    print(f"{size}: {side}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "tests.bench.engine", *sys.argv[1:], "--child", side, "--models", size]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{side} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def child(arguments: argparse.Namespace) -> dict[str, float]:
+    clock, side, seconds = _clock(arguments), SIDES[arguments.child], dict[str, float]()
+    for dtype in arguments.dtypes.split(","):
+        with ThreadPoolExecutor(1) as thread:  # which ends, and with it the threads that OpenMP made for it
+            policy = thread.submit(make_policy, arguments.models, dtype).result()
+        for batch in map(int, arguments.batches.split(",")):
+            run = side(policy, batch)
+            times = []
+            for _ in range(arguments.repeats + 1):
+                start = clock()
+                run()
+                times.append(clock() - start)
+            seconds[f"{dtype} {batch}"] = median(times[1:])  # the first is a warm-up
+    return seconds
+
+
+def _clock(arguments: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if arguments.cpu_time else time.perf_counter
 
 
 def prompts(policy: Policy, batch: int) -> list[list[int]]:
@@ -108,6 +127,12 @@ def prompts(policy: Policy, batch: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     distinct = torch.randint(7, vocab_size, (batch // GROUP, PROMPT), generator=generator).tolist()
     return [prompt for prompt in distinct for _ in range(GROUP)]
+
+
+def engine(policy: Policy, batch: int, *, fixed: bool) -> Callable[[], None]:
+    config = EngineConfig(max_batch_size=batch, max_seq_len=256, deterministic=fixed)
+    made = submit(lambda: TorchEngine(policy, config)).result()
+    return lambda: asyncio.run(sample(made, prompts(policy, batch)))
 
 
 async def sample(engine: TorchEngine, batch: list[list[int]]) -> None:
@@ -148,6 +173,13 @@ def continuous(policy: Policy, batch: int) -> None:
         out = policy.model.generate_batch(prompts(policy, batch), settings, pages)
     assert [len(o.generated_tokens) for o in out.values()] == [NEW_TOKENS] * batch, "it stopped early"
 
+
+SIDES: dict[str, Callable[[Policy, int], Callable[[], None]]] = {
+    "ours": functools.partial(engine, fixed=False),
+    "fixed": functools.partial(engine, fixed=True),
+    "generate": lambda policy, batch: lambda: generate(policy, batch),
+    "continuous": lambda policy, batch: lambda: continuous(policy, batch),
+}
 
 if __name__ == "__main__":
     main()
