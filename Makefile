@@ -54,7 +54,8 @@ bench: env
 	$(BIN)/python -m tests.bench.invariance
 	$(BIN)/python -m tests.bench.train_step
 	$(BIN)/python -m tests.bench.engine --write --models q5,q50
-	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50 --sweep
+	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50
+	$(BIN)/python -m tests.bench.grpo_step --write --sweep
 
 soak: env
 	$(BIN)/python -m tests.soak.kills

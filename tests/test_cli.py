@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from recipes import cli, doctor
-from recipes.load import FOLDER
+from recipes.load import FOLDER, load
 from recipes.schema import schema_text
 
 SURFACE = {
@@ -144,6 +146,7 @@ def test_check_goes_through_every_recipe(tmp_path: Path, capsys: pytest.CaptureF
 
 HEAVY = """
 import sys
+import time
 from recipes.cli import main
 code = main(sys.argv[1:])
 heavy = {"torch", "transformers", "ray", "datasets", "trl", "numpy", "pandas"} & set(sys.modules)
@@ -196,3 +199,28 @@ def test_doctor_looks_at_this_machine(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["doctor", "--json"]) == 0
     names = {finding["name"] for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert {"python", "memory", "torch", "ray", "engine vllm", "reasoning-gym", "terminal"} <= names
+
+
+@pytest.mark.parametrize(
+    ("override", "idle", "spin"),
+    [("runtime=inline", True, None), ("runtime=inline", False, "1000"), ("runtime=ray", True, "1000")],
+)
+def test_threads_spin_for_an_inline_run_on_an_idle_machine_alone(
+    override: str, idle: bool, spin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(cli, "_idle", lambda: idle)
+    cli._share_cores(load(str(FOLDER / "math.yaml"), [override]))
+    assert os.environ.get("GOMP_SPINCOUNT") == spin
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not say how busy it is")
+def test_a_machine_with_busy_cores_is_not_idle() -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        time.sleep(0.3)
+        assert not cli._idle()
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

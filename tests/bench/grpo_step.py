@@ -2,7 +2,7 @@
 
 Every side runs in processes of its own, in turns; a figure is the median over all their steps after a warm-up. Ours goes the
 way that training goes (`GrpoLoop` over inline workers). With --sweep: how our step grows with batch, length, group size and
-rollout workers. With --write the page docs/results/grpo_step.md is written. Ratios matter; absolute figures are noisy.
+rollout workers, instead. With --write a page in docs/results/ is written. Ratios matter; absolute figures are noisy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Side:
     num_prompts: int = 16
     group_size: int = 8
     new_tokens: int = 64
-    microbatch_tokens: int = 0  # ours; 0: the whole step at once
+    microbatch_tokens: int = 0  # ours; 0: the whole step at once, as TRL takes it
     workers: int = 0  # rollout workers in Ray; 0: everything in one process
 
 
@@ -310,7 +310,7 @@ def _ratio(peer: dict[str, float], mine: dict[str, float], part: str) -> str:
 
 def sweep(folder: str, arguments: argparse.Namespace) -> str:
     """Our step against batch, length, group size and rollout workers; each ratio is to the first row of its table."""
-    base = Side("base", "ours", "float32")
+    base = Side("base", "ours", "float32", microbatch_tokens=GrpoConfig.microbatch_tokens)
     sweeps = {
         "completions (8 a prompt)": [replace(base, name=str(8 * n), num_prompts=n) for n in (4, 8, 16, 32)],
         "new tokens": [replace(base, name=str(n), new_tokens=n) for n in (32, 64, 128, 256)],
@@ -324,8 +324,9 @@ def sweep(folder: str, arguments: argparse.Namespace) -> str:
         found = measure(sides, folder, arguments)
         first = found[sides[0].name]
         rows = [
-            [s.name, *(f"{found[s.name].get(p, 0.0):.3g}" for p in PARTS), f"{found[s.name]['step'] / first['step']:.2f}"]
+            [s.name, *(f"{mine[p]:.3g}" if p in mine else "-" for p in PARTS), f"{mine['step'] / first['step']:.2f}"]
             for s in sides
+            for mine in [found[s.name]]
         ]
         text += "\n" + table([what, *PARTS, "step / first"], rows)
     return text
@@ -350,21 +351,20 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     seconds = "CPU seconds" if arguments.cpu_time else "seconds"
     text = (
-        "# A GRPO step beside TRL\n\nWritten by `python -m tests.bench.grpo_step --write` "
-        f"(--models {arguments.models}{' --sweep' if arguments.sweep else ''}): 16 prompts x 8 completions, {PROMPT} + 64 "
-        f"tokens, AdamW unless said otherwise, {arguments.threads} threads, median {seconds} "
-        f"of {arguments.turns * arguments.steps} steps. {machine()}.\n"
+        f"# A GRPO step {'and what it grows with' if arguments.sweep else 'beside TRL'}\n\n"
+        f"Written by `python -m tests.bench.grpo_step --write --models {arguments.models}{' --sweep' * arguments.sweep}`: "
+        f"16 prompts x 8 completions, {PROMPT} + 64 tokens, AdamW unless said otherwise, {arguments.threads} threads, median "
+        f"{seconds} of {arguments.turns * arguments.steps} steps. {machine()}.\n"
     )
     for size in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             policy = make_policy(size, "float32")
             policy.save(Path(folder))
-            text += f"\n## {size}: {num_parameters(policy) / 1e6:.1f}M parameters\n\n{compare(size, folder, arguments)}"
-            if arguments.sweep and size == "q5":
-                text += f"\n## How our step grows ({size}, float32)\n{sweep(folder, arguments)}"
+            text += f"\n## {size}: {num_parameters(policy) / 1e6:.1f}M parameters\n\n"
+            text += sweep(folder, arguments) if arguments.sweep else compare(size, folder, arguments)
     print(text)
     if arguments.write:
-        write("grpo_step.md", text)
+        write("grpo_growth.md" if arguments.sweep else "grpo_step.md", text)
 
 
 if __name__ == "__main__":
