@@ -13,13 +13,15 @@ import pytest
 
 from rewards.plugin import RewardSource
 from rewards.task import Effort, Message, Role, Task
+from rl.batch import Sample
 from rl.collect import Crew
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, OverlongConfig, SamplingConfig
 from rl.engine.core import EngineCore
 from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig
+from rl.rollout import GroupRequest
 from rl.scoring import RewardWorker
 from rl.trainer import Trainer, Weights
-from rl.trajectory import TrajectoryGroup
+from rl.trajectory import Trajectory, TrajectoryGroup
 from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec, WorkerDiedError
 from specialists.data import TaskSampler
 from specialists.grpo import GrpoLoop, Metrics
@@ -126,7 +128,32 @@ def versions(groups: Sequence[TrajectoryGroup]) -> list[set[int]]:
 
 
 @pytest.mark.slow
-def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(model_folder: Path) -> None:
+def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, sampling, overlaps = False, 0, 0
+    train_step, rollout = InlineTrainer.train_step, InlineRollouts.rollout
+
+    async def seen_train_step(self: InlineTrainer, samples: Sequence[Sample]) -> dict[str, float]:
+        nonlocal training, overlaps
+        training = True
+        overlaps += sampling > 0
+        try:
+            return await train_step(self, samples)
+        finally:
+            training = False
+
+    async def seen_rollout(self: InlineRollouts, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
+        nonlocal sampling, overlaps
+        sampling += 1
+        overlaps += training
+        try:
+            return await rollout(self, requests)
+        finally:
+            sampling -= 1
+
+    monkeypatch.setattr(InlineTrainer, "train_step", seen_train_step)
+    monkeypatch.setattr(InlineRollouts, "rollout", seen_rollout)
     stage = dataclasses.replace(STAGE, max_staleness=1)
     rows, steps = run_stage(model_folder, DIGITS, stage, num_workers=2)
     assert mean(rows[-3:]) > mean(rows[:3]) + 0.3
@@ -135,8 +162,7 @@ def test_stale_rollouts_overlap_training_never_mix_versions_and_still_learn(mode
     assert all(len(v) == 1 for groups in steps for v in versions(groups))
     assert set(behind) == {0, 1}  # the first step's are fresh, later ones are a step behind
     assert [row["staleness"] for row in rows[:2]] == [0.0, 1.0]
-    # While the trainer worked, the next rollouts ran: the two together took longer than the steps.
-    assert sum(r["rollout_s"] + r["score_s"] + r.get("train_s", 0.0) for r in rows) > 1.1 * sum(r["step_s"] for r in rows)
+    assert overlaps > 0  # rollouts do not wait for the trainer, though both compute in one thread here
 
 
 @pytest.mark.slow
