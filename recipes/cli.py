@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +28,7 @@ from rewards.task import Effort
 
 RESERVED = ("replay", "reward", "sandbox", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
-IDLE_LOOK_S, IDLE_SHARE = 0.1, 0.9
+IDLE_LOOK_S, IDLE_CORES = 0.1, 0.25
 
 
 class _Parser(argparse.ArgumentParser):
@@ -198,26 +198,36 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _share_cores(loaded: LoadedRecipe) -> None:
     """Lets torch's threads sleep soon when they wait for each other, before torch is loaded; Ray's workers inherit it.
 
-    By default they spin. Alone on a machine that is a fifth faster; beside one other busy program, such as the run's own
-    Ray workers, every step is three to twenty times slower.
+    By default they spin. Alone on its cores a run is a fifth faster so; beside one other busy program, such as the run's own
+    Ray workers, every step takes three to twenty times longer. Programs that start later are not seen: who expects some sets
+    GOMP_SPINCOUNT=1000.
     """
     if loaded.recipe.runtime.mode != "inline" or not _idle():
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _idle() -> bool:
-    """Whether the machine has nothing else to do, seen for a tenth of a second; False where it does not say."""
+    """Whether nothing else uses this process's cores, seen for a tenth of a second; False where the system does not say."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return False
-
-    def ticks() -> list[int]:
-        return [int(n) for n in stat.read_text().split("\n", 1)[0].split()[1:9]]  # user, nice, system, idle, iowait, ...
-
-    before = ticks()
+    before = stat.read_text()
     time.sleep(IDLE_LOOK_S)
-    passed = [now - then for then, now in zip(before, ticks(), strict=True)]
-    return passed[3] + passed[4] >= IDLE_SHARE * sum(passed) > 0
+    return _busy_cores(before, stat.read_text(), os.sched_getaffinity(0)) < IDLE_CORES
+
+
+def _busy_cores(before: str, after: str, cores: Collection[int]) -> float:
+    """How many of the cores were busy between two texts of /proc/stat (lines of "cpu0 user nice system idle iowait ...")."""
+
+    def ticks(text: str) -> dict[str, list[int]]:
+        lines = (line.split() for line in text.splitlines())
+        return {words[0]: [int(n) for n in words[1:9]] for words in lines if words and words[0].startswith("cpu")}
+
+    busy, then, now = 0.0, ticks(before), ticks(after)
+    for core in cores:
+        passed = [b - a for a, b in zip(then[f"cpu{core}"], now[f"cpu{core}"], strict=True)]
+        busy += 1 - (passed[3] + passed[4]) / sum(passed) if sum(passed) else 0.0
+    return busy
 
 
 def _chat(arguments: argparse.Namespace) -> int:

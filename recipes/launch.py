@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from recipes.closing import print_closing
@@ -32,6 +31,7 @@ from rewards.errors import UserError
 from rewards.plugin import read_source
 from rewards.score import is_correct
 from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
+from rl.compute import set_num_threads
 from rl.config import GrpoConfig, RuntimeConfig
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
@@ -183,7 +183,7 @@ async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Wo
     """The workers that the plan's runtime asks for; Ray is up already where it is needed. `restarted`: see rl/cluster.py."""
     config, threads = plan.runtime, num_threads(plan.runtime)
     num_rewards = config.num_reward_workers if plan.rewards else 0
-    torch.set_num_threads(threads)
+    set_num_threads(threads)
     if config.mode == "ray":
         from rl.cluster import Cluster
 

@@ -20,7 +20,7 @@ import ray
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
-from rl.compute import submit
+from rl.compute import set_num_threads, submit
 from rl.scoring import RewardWorker
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
 class TrainerActor:
     def __init__(self, num_threads: int, timeout_s: float) -> None:
-        import torch
-
         from rl.workers import InlineTrainer
 
-        torch.set_num_threads(num_threads)
+        set_num_threads(num_threads)
         self.worker, self._timeout_s = InlineTrainer(timeout_s), timeout_s
         self._events: deque[Event] = deque()  # the job's thread appends while they are taken
         self._stop = threading.Event()
@@ -83,11 +81,9 @@ class TrainerActor:
 
 class RolloutActor:
     def __init__(self, num_threads: int, timeout_s: float) -> None:
-        import torch
-
         from rl.workers import InlineRollouts
 
-        torch.set_num_threads(num_threads)
+        set_num_threads(num_threads)
         self.worker = InlineRollouts(timeout_s)
 
     async def open(self, spec: EngineSpec) -> Capabilities:

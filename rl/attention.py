@@ -135,9 +135,6 @@ def _attend(
     """transformers' attention function over [1, heads, N, size] tensors, block by block where the mask is `BlockMasks`."""
     if not isinstance(attention_mask, BlockMasks):
         return function(module, query, key, value, attention_mask, **settings)
-    if query.device.type == "cpu" and query.dtype == key.dtype == value.dtype and torch.is_autocast_enabled("cpu"):
-        with torch.autocast("cpu", enabled=False):  # in the dtype that the projections gave: see rl/rounded.py
-            return _attend(function, module, query, key, value, attention_mask, settings)
     packing = attention_mask.packing
     blocks = packing.blocks
     queries: Tensor = _Gather.apply(_rows(query), packing.query_index, packing.output_index_N)  # type: ignore[no-untyped-call]

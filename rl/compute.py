@@ -3,11 +3,13 @@
 OpenMP keeps a pool of threads for every thread that computes. Once the pools of a process hold more threads than the machine
 has cores, libgomp's threads sleep between operations where they would spin, and a step takes 1.4 to 2 times as long. So an
 engine and a trainer that live in one process take turns here.
+
+Work that runs in the thread must not wait for other work of the thread: it would wait for itself.
 """
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import queue
 import threading
 from collections.abc import Callable
@@ -16,16 +18,34 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-_starting = threading.Lock()
+
+class _Thread:
+    """Started with its first work; a process that ends does not wait for it."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = False
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._waiting.put(work)
+        with self._lock:
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="compute", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._waiting.get()()
+
+
+_thread = _Thread()
 
 
 def submit(function: Callable[[], T]) -> Future[T]:
     """Runs `function` in the compute thread, after what was submitted before; cancelling the future in time prevents it."""
     future: Future[T] = Future()
-    _waiting.put(lambda: run_into(future, function))
-    with _starting:
-        _start()
+    _thread.put(lambda: run_into(future, function))
     return future
 
 
@@ -39,11 +59,25 @@ def run_into(future: Future[T], function: Callable[[], T]) -> None:
         future.set_exception(error)
 
 
-@functools.cache
-def _start() -> None:
-    threading.Thread(target=_work, name="compute", daemon=True).start()
+async def result_of(future: Future[T], timeout_s: float | None, what: str) -> T:
+    """The future's result, for the event loop to wait for; time in a queue counts.
+
+    Raises:
+        TimeoutError: it took longer than `timeout_s` (None: no limit). What was started is left to itself.
+    """
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        if not limit.expired():  # the function's own
+            raise
+        raise TimeoutError(f"waited {timeout_s or 0:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
 
 
-def _work() -> None:
-    while True:
-        _waiting.get()()
+def set_num_threads(count: int) -> None:
+    """Threads of one tensor operation, in this thread and in the compute thread: torch keeps the number by thread."""
+    import torch  # late: reward workers have no use for it
+
+    torch.set_num_threads(count)
+    submit(lambda: torch.set_num_threads(count)).result()

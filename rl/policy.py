@@ -59,7 +59,8 @@ hf_logging.disable_progress_bar()  # loading and saving would draw over a run's 
 class Policy:
     """The model being trained or sampled from. `dtype` bfloat16 means products under autocast over float32 weights.
 
-    `source` is the folder or hub id that the weights came from, "" for a new model.
+    `source` is the folder or hub id that the weights came from, "" for a new model. `rounds`: the linear layers round their
+    operands themselves (rl/rounded.py), and nothing runs under autocast.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class Policy:
     chat: ChatFormat
     dtype: torch.dtype
     source: str = ""
+    rounds: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +95,7 @@ class Policy:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16 and not self.rounds):
             yield
 
     @torch.no_grad()

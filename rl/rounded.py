@@ -1,28 +1,39 @@
-"""Linear layers in bfloat16 on a CPU whose bfloat16 units are slow: rounded operands, products in float32.
+"""bfloat16 training on a CPU whose bfloat16 units are slow: linear layers with rounded operands and products in float32.
 
-Autocast rounds a product's operands and its result. Here the operands are rounded as autocast rounds them, and saved as it
-saves them, but the product runs, and stays, in float32: twice as fast on Intel's cores without tile units, and closer to what
-bfloat16 stands for. Norms and attention behind it then get float32 and compute in it.
+Autocast rounds a product's operands and its result. Here a linear layer's operands are rounded as autocast rounds them, and
+saved as it saves them, but the product runs, and stays, in float32: twice as fast on Intel's cores without tile units, and
+closer to what bfloat16 stands for. Everything else (norms, attention, products of modules that are no `nn.Linear`) then gets
+float32 and computes in it. `rl/trainer.py` and `specialists/trl_trainer.py` train through it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rl.policy import Policy
+from rl.products import fast_bfloat16
+
 LOW = torch.bfloat16
 
 
+def with_fast_products(policy: Policy) -> Policy:
+    """The policy, to be trained in this way where it is in bfloat16 and this CPU's bfloat16 products are slow."""
+    if policy.dtype is not LOW or policy.device.type != "cpu" or fast_bfloat16():
+        return policy
+    round_products(policy.model)
+    return replace(policy, rounds=True)
+
+
 def round_products(model: nn.Module) -> None:
-    """Replaces the `forward` of the model's linear layers; outside of autocast they compute as before."""
+    """Replaces the `forward` of the model's linear layers."""
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.forward = _RoundedForward(module, module.forward)  # type: ignore[method-assign, assignment]
+            module.forward = _RoundedForward(module)  # type: ignore[method-assign, assignment]
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -33,11 +44,8 @@ def rounded(x: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False)
 class _RoundedForward:
     module: nn.Linear
-    own: Callable[[Tensor], Tensor]
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(hidden.device.type):
-            return self.own(hidden)
         return _RoundedLinear.apply(hidden, self.module.weight, self.module.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -49,8 +57,7 @@ class _RoundedLinear(torch.autograd.Function):
         low = x.to(LOW)
         ctx.save_for_backward(low, weight)
         ctx.dtypes = x.dtype, None if bias is None else bias.dtype
-        with torch.autocast(x.device.type, enabled=False):
-            return nn.functional.linear(low.float(), rounded(weight), None if bias is None else rounded(bias))
+        return nn.functional.linear(low.float(), rounded(weight), None if bias is None else rounded(bias))
 
     @staticmethod
     @once_differentiable
@@ -58,10 +65,9 @@ class _RoundedLinear(torch.autograd.Function):
         low, weight = ctx.saved_tensors
         x_dtype, bias_dtype = ctx.dtypes
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        with torch.autocast(grad.device.type, enabled=False):
-            grad = rounded(grad)
-            rows = grad.flatten(0, -2)
-            d_x = (grad @ rounded(weight)).to(x_dtype) if wants_x else None
-            d_weight = (rows.T @ low.flatten(0, -2).float()).to(weight.dtype) if wants_weight else None
-            d_bias = rows.sum(0).to(bias_dtype) if wants_bias else None
+        grad = rounded(grad)
+        rows = grad.reshape(-1, grad.shape[-1])
+        d_x = (grad @ rounded(weight)).to(x_dtype) if wants_x else None
+        d_weight = (rows.T @ low.reshape(-1, low.shape[-1]).float()).to(weight.dtype) if wants_weight else None
+        d_bias = rows.sum(0).to(bias_dtype) if wants_bias else None
         return d_x, d_weight, d_bias

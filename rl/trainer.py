@@ -25,9 +25,8 @@ from rl.losses.base import LossFn
 from rl.losses.config import Aggregation
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
-from rl.products import fast_bfloat16
 from rl.recompute import enable_recompute, evaluation_mode
-from rl.rounded import round_products
+from rl.rounded import with_fast_products
 from rl.training_state import load_training_state, save_training_state
 
 
@@ -59,17 +58,13 @@ class Trainer:
         ranks: Ranks = ALONE,
     ) -> None:
         self.ranks = ranks
-        self.policy: Policy = load_policy(folder, model)
+        self.policy: Policy = with_fast_products(load_policy(folder, model))
         self.model_config = model
         # Why microbatches are padded; None: they are packed.
         self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
         if model.activation_checkpointing:
             enable_recompute(self.policy.model)
-        self.fused = list[str]()  # names of modules
-        if self.policy.device.type == "cpu":
-            self.fused = fuse(self.policy.model)
-            if not fast_bfloat16():
-                round_products(self.policy.model)
+        self.fused = fuse(self.policy.model) if self.policy.device.type == "cpu" else []  # names of modules
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.aggregation, self.max_tokens = aggregation, max_tokens  # of the loss tokens' weights
         self.max_grad_norm = optimizer.max_grad_norm

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from rewards.result import RewardResult
 from rewards.task import Task
 from rl.batch import Sample
-from rl.compute import run_into, submit
+from rl.compute import result_of, run_into, submit
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
 from rl.engine.protocol import Capabilities
@@ -154,23 +154,12 @@ async def in_thread(function: Callable[[], T], timeout_s: float | None, what: st
     """
     future: Future[T] = Future()
     threading.Thread(target=run_into, args=(future, function), name=what, daemon=True).start()
-    return await _result(future, timeout_s, what)
+    return await result_of(future, timeout_s, what)
 
 
 async def computed(function: Callable[[], T], timeout_s: float | None, what: str) -> T:
     """Runs a function that computes in the process's compute thread; raises as `in_thread` does."""
-    return await _result(submit(function), timeout_s, what)
-
-
-async def _result(future: Future[T], timeout_s: float | None, what: str) -> T:
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            return await asyncio.wrap_future(future)
-    except TimeoutError:
-        if not limit.expired():  # the function's own
-            raise
-        raise TimeoutError(f"waited {timeout_s or 0:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
+    return await result_of(submit(function), timeout_s, what)
 
 
 class InlineTrainer:

@@ -21,13 +21,12 @@ from rewards.score import part_names
 from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, accuracy, evaluate
-from rl.compute import submit
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from rl.policy import init_policy
 from rl.runlog import RunLog
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from rl.trajectory import TrajectoryGroup
-from rl.workers import EngineSpec, TrainerSpec, Workers
+from rl.workers import EngineSpec, TrainerSpec, Workers, computed
 from specialists.config import DataConfig, SftConfig
 from specialists.data import Data, TaskSampler, pick_demonstrations
 from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
@@ -108,7 +107,7 @@ class Specialist:
     async def _begin(self) -> Path:
         counts = {"num_train": len(self.data.train), "num_held_out": len(self.data.held_out)}
         self.log.event("data", **counts, num_demonstrations=len(self.data.demonstrations), hash=self.data.hash)
-        model = self._first_model()
+        model = await self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
         return model
@@ -134,7 +133,7 @@ class Specialist:
 
     # ---- stages
 
-    def _first_model(self) -> Path:
+    async def _first_model(self) -> Path:
         """The folder that training starts from; an `init` model is made, with its tokenizer, as checkpoint step-0."""
         model = self.plan.model
         if model.init is None:
@@ -149,7 +148,8 @@ class Specialist:
         tokenizer = train_tokenizer(texts, model.init.tokenizer_vocab_size)
         self._adopt(tokenizer)
         init = model.init
-        policy = submit(lambda: init_policy(init, tokenizer, model, seed=self.plan.seed)).result()
+        timeout_s = self.plan.runtime.timeout_s
+        policy = await computed(lambda: init_policy(init, tokenizer, model, seed=self.plan.seed), timeout_s, "the first model")
         self.log.event("model", num_parameters=sum(p.numel() for p in policy.model.parameters()), vocab_size=len(tokenizer))
         with self.records.checkpoint(self.progress, "init", ()) as target:
             policy.save(target)

@@ -25,6 +25,7 @@ from rl.chat import ChatFormat
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
 from rl.products import use_fast_products
+from rl.rounded import with_fast_products
 from rl.training_state import load_training_state, save_training_state
 from rl.workers import Event
 from specialists.sft import SftJob
@@ -35,7 +36,7 @@ IGNORED = -100  # label of tokens without loss
 def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bool]) -> int:
     """Runs the job and returns the steps done; what was learned until a stop is saved too."""
     use_fast_products()
-    policy = load_policy(job.source, job.model)
+    policy = with_fast_products(load_policy(job.source, job.model))
     optimizer, schedule = build_optimizer(policy.model, job.optimizer, job.stage.steps)
     recorder = _Recorder(job, policy, optimizer, schedule, report, stopped)
     rows = job.demonstrations[job.first_step * job.stage.batch_size :]
@@ -64,7 +65,7 @@ def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
         max_grad_norm=job.optimizer.max_grad_norm,
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would show 0 for a loss that is not finite
-        bf16=policy.dtype is torch.bfloat16,
+        bf16=policy.dtype is torch.bfloat16 and not policy.rounds,
         use_cpu=policy.device.type == "cpu",
         gradient_checkpointing=job.model.activation_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if job.model.activation_checkpointing else None,

@@ -146,7 +146,6 @@ def test_check_goes_through_every_recipe(tmp_path: Path, capsys: pytest.CaptureF
 
 HEAVY = """
 import sys
-import time
 from recipes.cli import main
 code = main(sys.argv[1:])
 heavy = {"torch", "transformers", "ray", "datasets", "trl", "numpy", "pandas"} & set(sys.modules)
@@ -208,10 +207,19 @@ def test_doctor_looks_at_this_machine(capsys: pytest.CaptureFixture[str]) -> Non
 def test_threads_spin_for_an_inline_run_on_an_idle_machine_alone(
     override: str, idle: bool, spin: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "put back afterwards")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setattr(cli, "_idle", lambda: idle)
     cli._share_cores(load(str(FOLDER / "math.yaml"), [override]))
     assert os.environ.get("GOMP_SPINCOUNT") == spin
+
+
+def test_busy_cores_are_counted_among_this_process_s_own() -> None:
+    before = "cpu 9 9 9 9 9 9 9 9\ncpu0 10 0 0 50 0 0 0 0 0 0\ncpu1 5 0 0 5 0 0 0 0 0 0\ncpu2 7 0 0 7 0 0 0 0 0 0\nintr 1\n"
+    after = "cpu 9 9 9 9 9 9 9 9\ncpu0 13 0 2 54 1 0 0 0 0 0\ncpu1 5 0 0 10 5 0 0 0 0 0\ncpu2 17 0 0 7 0 0 0 0 0 0\nintr 2\n"
+    assert cli._busy_cores(before, after, {0, 1}) == 0.5
+    assert cli._busy_cores(before, after, {1, 2}) == 1.0
+    assert cli._busy_cores(before, before, {0, 1, 2}) == 0.0
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not say how busy it is")

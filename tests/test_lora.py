@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM
 from rewards.errors import UserError
 from rl.config import GrpoConfig, LoraConfig, ModelConfig, OptimizerConfig
 from rl.policy import Policy, load_policy
-from rl.products import fast_bfloat16
-from rl.rounded import round_products
+from rl.rounded import with_fast_products
 from rl.trainer import Trainer
 from rl.workers import TrainerSpec
 from tests.conftest import tiny_policy
@@ -170,14 +169,12 @@ def test_the_trained_state_over_the_same_source_is_the_policy(model: ModelConfig
 
 def test_frozen_layers_in_bfloat16_change_nothing_that_autocast_computes(model_folder: Path) -> None:
     """They take half the memory; what is trained stays in float32, and so do the merged weights."""
-    wide = load_policy(model_folder, replace(PLAIN, dtype="bfloat16"))
+    wide = with_fast_products(load_policy(model_folder, replace(PLAIN, dtype="bfloat16")))
     trainer = trainer_of(model_folder, replace(LORA, dtype="bfloat16"))
     policy = trainer.policy
     dtypes = {name: p.dtype for name, p in policy.model.named_parameters()}
     assert {d for n, d in dtypes.items() if ".base_layer." in n} == {torch.bfloat16}
     assert {d for n, d in dtypes.items() if ".base_layer." not in n} == {torch.float32}
-    if policy.device.type == "cpu" and not fast_bfloat16():
-        round_products(wide.model)  # as the trainer does
     with torch.no_grad():
         assert torch.equal(policy.hidden_states(IDS), wide.hidden_states(IDS))
     metrics = trainer.train_step(on_policy(policy, [0.5, -0.5]))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from rl.compute import run_into, submit
+from rl.compute import result_of, run_into, submit
 from rl.config import EngineConfig
 from rl.engine.core import EngineCore
 from rl.engine.invariance import Verdict, choose_kv, probe
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class EngineStoppedError(RuntimeError):
-    """The engine was closed, or its thread died; the cause is chained."""
+    """The engine was closed, or a step of it failed; the cause is chained."""
 
 
 class TorchEngine:
@@ -53,9 +53,9 @@ class TorchEngine:
         self._core = EngineCore(policy, config, kv)
         self._streams: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenChunk | BaseException]]] = {}
         self._commands: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._lock = threading.Lock()  # of the commands and the four below
-        self._turn_is_due = self._paused = self._closed = False
-        self._failure: BaseException | None = None
+        self._lock = threading.Lock()  # of the commands, and of whether a turn is due
+        self._turn_is_due = self._paused = False
+        self._failure: BaseException | None = None  # closed, or broken: for good
         self._last_step = time.monotonic()
 
     @property
@@ -83,35 +83,33 @@ class TorchEngine:
             for name, chunk in self._core.abort(request_id):
                 self._deliver(name, chunk)
 
-        await self._command(command)
+        await self._command("abort a request", command)
 
     async def pause(self) -> None:
         def command() -> None:
             self._paused = True
 
-        await self._command(command)
+        await self._command("pause", command)
 
     async def resume(self) -> None:
         def command() -> None:
             self._paused = False
             self._last_step = time.monotonic()
 
-        await self._command(command)
+        await self._command("resume", command)
 
     async def save_kv(self, request_id: str) -> SavedKV:
-        return await self._command(lambda: self._core.save_kv(request_id))
+        return await self._command("save a cache", lambda: self._core.save_kv(request_id))
 
     async def restore_kv(self, saved: SavedKV) -> None:
-        await self._command(lambda: self._core.restore_kv(saved))
+        await self._command("restore a cache", lambda: self._core.restore_kv(saved))
 
     async def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
-        await self._command(lambda: self._core.load_weights(version, weights))
+        await self._command("take new weights", lambda: self._core.load_weights(version, weights))
 
     def close(self) -> None:
-        """Ends decoding; open streams end with EngineStoppedError."""
-        with self._lock:
-            self._closed = True
-        submit(self._turn).result(timeout=self._timeout_s)
+        """Ends decoding; a step that is running is not waited for. Open streams end with EngineStoppedError."""
+        self._fail(EngineStoppedError("the engine was closed"))
 
     # ---- caller's side
 
@@ -155,16 +153,15 @@ class TorchEngine:
                 if not self._paused and idle >= self._timeout_s:
                     raise TimeoutError(f"request {request_id}: the engine made no step for {idle:.0f} s") from None
 
-    async def _command(self, command: Callable[[], T]) -> T:
-        async with asyncio.timeout(self._timeout_s):
-            return await asyncio.wrap_future(self._post(command))
+    async def _command(self, what: str, command: Callable[[], T]) -> T:
+        return await result_of(self._post(command), self._timeout_s, f"an engine to {what}")
 
     def _post(self, command: Callable[[], T]) -> Future[T]:
         """Queues a command for the engine's next turn; it runs before the next step."""
         future: Future[T] = Future()
         with self._lock:
-            if self._closed or self._failure is not None:
-                future.set_exception(EngineStoppedError(f"the engine is not running: {self._failure or 'closed'}"))
+            if self._failure is not None:
+                future.set_exception(EngineStoppedError(f"the engine is not running: {self._failure}"))
             else:
                 self._commands.append((command, future))
                 if not self._turn_is_due:
@@ -179,8 +176,8 @@ class TorchEngine:
         """The commands that wait, then one step; asks for another turn where there is more to do."""
         try:
             with self._lock:
-                if self._closed:
-                    raise EngineStoppedError("the engine was closed")
+                if self._failure is not None:
+                    return
                 commands, self._commands = self._commands, []
             for command, future in commands:
                 run_into(future, command)
@@ -200,7 +197,8 @@ class TorchEngine:
             self._failure = self._failure or error
             commands, self._commands = self._commands, []
         for _, future in commands:
-            future.set_exception(EngineStoppedError(str(error)))
+            if future.set_running_or_notify_cancel():  # else nobody waits for it any more
+                future.set_exception(EngineStoppedError(str(error)))
         for request_id in list(self._streams):
             stopped = EngineStoppedError(f"the engine stopped while request {request_id} was running: {error!r}")
             stopped.__cause__ = error
