@@ -58,13 +58,14 @@ class Trainer:
         ranks: Ranks = ALONE,
     ) -> None:
         self.ranks = ranks
-        self.policy: Policy = with_fast_products(load_policy(folder, model))
+        self.policy: Policy = load_policy(folder, model)
         self.model_config = model
         # Why microbatches are padded; None: they are packed.
         self.padded_because = enable_packing(self.policy.model) if packing else "packing is switched off"
         if model.activation_checkpointing:
             enable_recompute(self.policy.model)
         self.fused = fuse(self.policy.model) if self.policy.device.type == "cpu" else []  # names of modules
+        self.policy = with_fast_products(self.policy)  # after the probes of packing and recomputing, which are exact in float32
         self.loss, self.microbatch_tokens, self.temperature = loss, microbatch_tokens, temperature
         self.aggregation, self.max_tokens = aggregation, max_tokens  # of the loss tokens' weights
         self.max_grad_norm = optimizer.max_grad_norm

@@ -128,6 +128,7 @@ def test_the_trainer_trains_so_and_its_layouts_agree(change: dict[str, bool], mo
     plain, changed = trainer_of(model_folder), trainer_of(model_folder, **change)
     assert plain.policy.rounds
     assert changed.policy.rounds
+    assert plain.padded_because is None  # rounding does not stand in the way of packing
     for _ in range(2):
         got, want = changed.train_step(samples), plain.train_step(samples)
         assert got["loss"] == pytest.approx(want["loss"], abs=1e-4)
