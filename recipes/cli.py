@@ -10,11 +10,12 @@ import json
 import os
 import re
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+import psutil
 
 from recipes.check import check_files, check_source
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
@@ -207,27 +208,9 @@ def _share_cores(loaded: LoadedRecipe) -> None:
 
 
 def _idle() -> bool:
-    """Whether nothing else uses this process's cores, seen for a tenth of a second; False where the system does not say."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return False
-    before = stat.read_text()
-    time.sleep(IDLE_LOOK_S)
-    return _busy_cores(before, stat.read_text(), os.sched_getaffinity(0)) < IDLE_CORES
-
-
-def _busy_cores(before: str, after: str, cores: Collection[int]) -> float:
-    """How many of the cores were busy between two texts of /proc/stat (lines of "cpu0 user nice system idle iowait ...")."""
-
-    def ticks(text: str) -> dict[str, list[int]]:
-        lines = (line.split() for line in text.splitlines())
-        return {words[0]: [int(n) for n in words[1:9]] for words in lines if words and words[0].startswith("cpu")}
-
-    busy, then, now = 0.0, ticks(before), ticks(after)
-    for core in cores:
-        passed = [b - a for a, b in zip(then[f"cpu{core}"], now[f"cpu{core}"], strict=True)]
-        busy += 1 - (passed[3] + passed[4]) / sum(passed) if sum(passed) else 0.0
-    return busy
+    """Whether nothing else uses this process's cores, seen for a tenth of a second."""
+    percent: list[float] = psutil.cpu_percent(IDLE_LOOK_S, percpu=True)
+    return sum(percent[core] for core in os.sched_getaffinity(0)) / 100 < IDLE_CORES
 
 
 def _chat(arguments: argparse.Namespace) -> int:

@@ -328,7 +328,7 @@ def sweep(folder: str, arguments: argparse.Namespace) -> str:
             for s in sides
             for mine in [found[s.name]]
         ]
-        text += "\n" + table([what, *PARTS, "step / first"], rows)
+        text += table([what, *PARTS, "step / first"], rows) + "\n"
     return text
 
 
@@ -352,7 +352,8 @@ def main() -> None:
     seconds = "CPU seconds" if arguments.cpu_time else "seconds"
     text = (
         f"# A GRPO step {'and what it grows with' if arguments.sweep else 'beside TRL'}\n\n"
-        f"Written by `python -m tests.bench.grpo_step --write --models {arguments.models}{' --sweep' * arguments.sweep}`: "
+        f"Written by `python -m tests.bench.grpo_step --write --models {arguments.models} --turns {arguments.turns}"
+        f"{' --sweep' * arguments.sweep}`: "
         f"16 prompts x 8 completions, {PROMPT} + 64 tokens, AdamW unless said otherwise, {arguments.threads} threads, median "
         f"{seconds} of {arguments.turns * arguments.steps} steps. {machine()}.\n"
     )
