@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
 
-.PHONY: help quickstart test env env-reasoning-gym lint check fix bench soak clean
+.PHONY: help quickstart test env env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,7 @@ help:
 	@echo "make test         the whole test suite (STRICT=1: a skip is a failure)"
 	@echo "make check        format, lint, types, imports, fast tests;  make fix repairs what can be repaired"
 	@echo "make bench | soak measurements;  long campaigns, resumable"
-	@echo "make env          only the environment, in .venv;  make env-reasoning-gym adds that extra;  make clean removes .venv"
+	@echo "make env          only the environment, in .venv;  make env-vllm and env-reasoning-gym add extras;  make clean removes .venv"
 
 env: .venv/.ready
 
@@ -30,6 +30,10 @@ env: .venv/.ready
 
 env-reasoning-gym: env
 	$(PIP) install --quiet --requirement requirements-reasoning-gym.txt
+
+# On a machine with a GPU: make env-vllm VLLM="vllm==0.33.0", in place of the CPU build.
+env-vllm: env
+	$(PIP) install --quiet $(if $(VLLM),$(VLLM),--no-deps --requirement requirements-vllm.txt)
 
 quickstart: env
 	@$(BIN)/polymath run math --name quickstart

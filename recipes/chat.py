@@ -21,10 +21,9 @@ from rewards.errors import UserError
 from rewards.task import Effort, Message, Role
 from rl.checkpoint import last_checkpoint
 from rl.compute import submit
-from rl.config import EngineConfig, ModelConfig, SamplingConfig
+from rl.config import EngineConfig, EngineName, ModelConfig, SamplingConfig
+from rl.engine.build import Served, declared_context, serve
 from rl.engine.protocol import GenerateRequest
-from rl.engine.torch_engine import TorchEngine
-from rl.policy import Policy, load_policy
 from rl.rng import key_of
 from rl.trajectory import FinishReason
 
@@ -32,19 +31,19 @@ MAX_CONTEXT = 32_768  # tokens; the cache grows as it fills, so this bounds memo
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 
 
-def chat(source: str, *, temperature: float, max_tokens: int, effort: Effort) -> int:
+def chat(source: str, *, temperature: float, max_tokens: int, effort: Effort, engine: EngineName) -> int:
     """Reads questions until the end of input; returns the exit code.
 
     Raises:
         UserError: no model there, or one that cannot be loaded or served; piped input that is not text.
     """
     console, interactive = Console(), sys.stdin.isatty()
-    policy, folder = _load(source)
-    context = _context(policy)
-    engine = submit(lambda: TorchEngine(policy, EngineConfig(max_batch_size=1, max_seq_len=context))).result()
+    path = Path(source).expanduser()
+    folder = str(last_checkpoint(path)) if path.is_dir() else source
+    served, context = submit(lambda: _serve(folder, engine)).result()
     seed = secrets.randbits(32)
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature)
-    conversation = Conversation(engine, policy, sampling, effort, context, seed)
+    conversation = Conversation(served, sampling, effort, context, seed)
     drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
     _say(console, f"{folder}: up to {max_tokens} tokens an answer, context {context}, effort {effort.value}, {drawn}")
     _say(console, HELP)
@@ -52,31 +51,27 @@ def chat(source: str, *, temperature: float, max_tokens: int, effort: Effort) ->
         with asyncio.Runner() as runner:
             _converse(console, conversation, runner, interactive=interactive)
     finally:
-        engine.close()
+        served.engine.close()
     return 0
 
 
-def _load(source: str) -> tuple[Policy, str]:
-    path = Path(source).expanduser()
-    folder = str(last_checkpoint(path)) if path.is_dir() else source
+def _serve(folder: str, engine: EngineName) -> tuple[Served, int]:
+    """The model behind the engine, and the tokens of a conversation: what the model was made for, bounded."""
+    model = ModelConfig(path=folder)
     try:
-        return submit(lambda: load_policy(folder, ModelConfig(path=folder))).result(), folder
+        context = min(declared_context(folder, model) or MAX_CONTEXT, MAX_CONTEXT)
+        return serve(folder, model, EngineConfig(name=engine, max_batch_size=1, max_seq_len=context)), context
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
-
-
-def _context(policy: Policy) -> int:
-    """Tokens of a conversation: what the model was made for, bounded; models without positions get the bound."""
-    declared = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    return min(int(declared or MAX_CONTEXT), MAX_CONTEXT)
 
 
 @dataclass
 class Conversation:
     """The messages so far and what answers them. A question that got no whole turn leaves no trace in `messages`."""
 
-    engine: TorchEngine
-    policy: Policy
+    served: Served
     sampling: SamplingConfig
     effort: Effort
     context: int
@@ -91,7 +86,7 @@ class Conversation:
             UserError: the question and what went before do not fit the context.
         """
         asked = [*self.messages, Message(Role.USER, question)]
-        format_ = self.policy.chat
+        format_ = self.served.chat
         prompt_ids = format_.prompt_ids(asked, self.effort)
         if len(prompt_ids) >= self.context:
             raise UserError(
@@ -111,13 +106,13 @@ class Conversation:
         ids: list[int] = []
         finish = FinishReason.ABORTED
         try:
-            async for chunk in self.engine.generate(request):
+            async for chunk in self.served.engine.generate(request):
                 ids += chunk.token_ids.tolist()
                 finish = chunk.finish_reason or finish
                 printer.show(format_.completion_text(prompt_ids, ids), final=chunk.finish_reason is not None)
                 await asyncio.sleep(0)  # where a Ctrl-C is delivered although the engine is far ahead of the printing
         except asyncio.CancelledError:  # Ctrl-C, through asyncio.Runner
-            await self.engine.abort(request.request_id)
+            await self.served.engine.abort(request.request_id)
             return FinishReason.ABORTED
         self.messages = [*asked, format_.parse(format_.completion_text(prompt_ids, ids))]
         return finish

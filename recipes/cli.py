@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import psutil
 
@@ -26,6 +26,7 @@ from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
 from rewards.task import Effort
+from rl.config import EngineName
 
 RESERVED = ("replay", "reward", "sandbox", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
@@ -95,6 +96,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
     efforts = [Effort.NONE.value, Effort.HIGH.value]
     chat.add_argument("--effort", choices=efforts, default="high", help="how long to think (default: high)")
+
+    chat.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what samples (default: torch)")
 
     report = command("report", "one HTML page of a run: curves, transcripts, summary, origin; needs no network", _report)
     report.add_argument("run", metavar="RUN", help="a run's folder, or its name below runs/")
@@ -218,7 +221,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     from recipes.chat import chat
 
     effort = Effort(arguments.effort)
-    return chat(source, temperature=arguments.temperature, max_tokens=arguments.max_tokens, effort=effort)
+    return chat(
+        source,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        effort=effort,
+        engine=arguments.engine,
+    )
 
 
 def _report(arguments: argparse.Namespace) -> int:

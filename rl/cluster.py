@@ -28,7 +28,7 @@ from rl.workers import Event, Job, WorkerDiedError, Workers
 
 if TYPE_CHECKING:
     from rl.batch import Sample
-    from rl.engine.protocol import Capabilities
+    from rl.engine.capabilities import Capabilities
     from rl.rollout import GroupRequest
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, TrainerFacts, TrainerSpec

@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Gt(0)]
 CountInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+EngineName = Literal["torch", "vllm"]
 
 FORBID_EXTRA = {"extra": "forbid"}  # read by pydantic at the recipe's border: unknown keys are errors
 MUON_WITH_LORA = (
@@ -144,10 +145,12 @@ class EngineConfig:
     """The rollout engine. `engine: torch` is short for `engine: {name: torch}`."""
 
     __pydantic_config__ = FORBID_EXTRA
-    name: Literal["torch"] = "torch"
+    name: EngineName = "torch"
     max_batch_size: PositiveInt = 128  # requests decoded together
     max_seq_len: PositiveInt = 2048  # prompt and completion
-    deterministic: bool = False  # fixed shapes: the same request gives the same tokens whatever else is in the batch
+    deterministic: bool = False  # torch: fixed shapes; the same request gives the same tokens whatever else is in the batch
+    compile: bool = False  # vllm: compiled kernels and captured graphs; slower to start
+    kv_cache_bytes: PositiveInt | None = None  # vllm; null: room for max_batch_size requests of max_seq_len tokens
 
 
 @dataclass(frozen=True, kw_only=True)

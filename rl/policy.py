@@ -164,6 +164,23 @@ def load_policy(folder: str | Path, config: ModelConfig) -> Policy:
     return _wrap(model, tokenizer, config, str(folder))
 
 
+def load_chat(folder: str | Path, config: ModelConfig) -> ChatFormat:
+    """The chat format of a hub id or a local folder, without its weights.
+
+    Raises:
+        UserError: its tokenizer cannot be loaded.
+    """
+    try:
+        tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    except BAD_MODEL as error:
+        raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(str(folder))
+    except OSError:  # many folders have none
+        generation = None
+    return ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(generation))
+
+
 def config_keys(architecture: str) -> set[str]:
     """The fields that an architecture's config takes, under all their names."""
     if architecture not in CONFIG_MAPPING:

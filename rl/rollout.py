@@ -7,7 +7,6 @@ depends on the request alone and not on the timing of threads.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +15,9 @@ import numpy as np
 from rewards.errors import UserError
 from rewards.task import Task
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
-from rl.engine.protocol import Engine, GenerateRequest, TokenChunk
-from rl.engine.torch_engine import TorchEngine
-from rl.policy import load_policy
-from rl.products import use_fast_products
+from rl.engine.build import serve
+from rl.engine.protocol import GenerateRequest, TokenChunk, Weights
 from rl.rng import key_of
-from rl.trainer import Weights
 from rl.trajectory import RolloutId, SamplingMask, Trajectory, Turn
 
 
@@ -40,17 +36,15 @@ class RolloutWorker:
     """Owns an engine and its copy of the policy."""
 
     def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
-        use_fast_products()
-        policy = load_policy(folder, dataclasses.replace(model, lora=None))  # the weights that it pulls are merged
-        self.chat = policy.chat
-        self.engine: Engine = TorchEngine(policy, engine, timeout_s=timeout_s)
+        served = serve(folder, model, engine, timeout_s=timeout_s)
+        self.engine, self.chat = served.engine, served.chat
         found = self.engine.capabilities
         if engine.deterministic and not found.batch_invariant:
             self.engine.close()
             raise UserError(f"engine.deterministic: got true, which this model does not reach here: {found.reason}")
 
     async def pull(self, weights: Weights) -> None:
-        await self.engine.load_weights(weights.version, weights.tensors)
+        await self.engine.load_weights(weights)
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
         """All rollouts of all groups, in the order asked for."""

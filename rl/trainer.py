@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from rl.attention import enable_packing
 from rl.batch import Batch, Sample, make_batches
 from rl.config import ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
+from rl.engine.protocol import Probe, Weights
 from rl.fused import fuse
 from rl.head import token_logprobs
 from rl.losses.base import LossFn
@@ -29,13 +29,7 @@ from rl.recompute import enable_recompute, evaluation_mode
 from rl.rounded import with_fast_products
 from rl.training_state import load_training_state, save_training_state
 
-
-@dataclass(frozen=True)
-class Weights:
-    """Parameters by name, in host memory, and the number of the policy they make."""
-
-    version: int
-    tensors: Mapping[str, Tensor]
+PROBE_TOKENS = 64  # enough to show a stale part of the weights
 
 
 class Trainer:
@@ -71,6 +65,7 @@ class Trainer:
         self.max_grad_norm = optimizer.max_grad_norm
         self.optimizer, self.schedule = build_optimizer(self.policy.model, optimizer, num_steps)
         self.version = self.reference_version = 0
+        self._probe_ids: list[int] = []
         self.reference_refresh_steps = reference_refresh_steps
         self.reference = self.policy.frozen_copy() if reference_refresh_steps is not None else None
 
@@ -98,6 +93,7 @@ class Trainer:
         metrics = {name: total / num_loss_tokens for name, total in totals.items()}
         updating = time.perf_counter()
         metrics |= self.optim_step()
+        self._probe_ids = samples[0].token_ids[:PROBE_TOKENS].tolist()
         now = time.perf_counter()
         return metrics | counts | {"packed": float(packed), "optimizer_s": now - updating, "train_s": now - start}
 
@@ -127,8 +123,18 @@ class Trainer:
         return {"grad_norm": float(grad_norm), "lr": float(lr)}
 
     def publish(self) -> Weights:
-        """A copy of the weights as they are now, for engines to pull."""
-        return Weights(self.version, self.policy.weights())
+        """A copy of the weights as they are now, for engines to pull, and what the model says of a few tokens by them."""
+        return Weights(self.version, self.policy.weights(), self._probe())
+
+    @torch.no_grad()
+    def _probe(self) -> Probe:
+        """The beginning of a sample of the last step; before the first step, the vocabulary's."""
+        vocab_size = self.policy.model.config.get_text_config().vocab_size
+        ids = self._probe_ids or [i % vocab_size for i in range(PROBE_TOKENS)]
+        ids_L = torch.tensor(ids, device=self.policy.device)
+        hidden_LD = self.policy.hidden_states(ids_L[None], use_cache=False)[0]
+        logprobs = token_logprobs(hidden_LD[:-1], self.policy.head, ids_L[1:], temperature=1.0)
+        return Probe(ids, logprobs.float().cpu().numpy())
 
     def save(self, folder: Path, *, with_state: bool) -> None:
         """Writes the model, and with the state all that `load_state` needs to go on from here."""

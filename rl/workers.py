@@ -20,7 +20,7 @@ from rl.batch import Sample
 from rl.compute import result_of, run_into, submit
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
 from rl.data_parallel import ALONE, Ranks
-from rl.engine.protocol import Capabilities
+from rl.engine.capabilities import Capabilities
 from rl.losses.build import build_loss
 from rl.products import use_fast_products
 from rl.rollout import GroupRequest, RolloutWorker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rl.config import InitConfig, ModelConfig
 from rl.policy import Policy, config_keys, init_policy
 from rl.tokenizer import train_tokenizer
 
+NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make env-vllm)")
 TINY = {
     "hidden_size": 64,
     "num_hidden_layers": 2,

@@ -2,10 +2,13 @@
 
 import asyncio
 import io
+import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,14 +18,14 @@ from recipes import chat as module
 from recipes.chat import Conversation, Printer, chat
 from rewards.errors import UserError
 from rewards.task import Effort, Message, Role
-from rl.config import EngineConfig, InitConfig, ModelConfig, SamplingConfig
-from rl.engine.torch_engine import TorchEngine
-from rl.policy import Policy, init_policy, load_policy
+from rl.config import EngineName, InitConfig, ModelConfig, SamplingConfig
+from rl.policy import init_policy
 from rl.tokenizer import train_tokenizer
 from rl.trajectory import FinishReason
+from tests.conftest import NEEDS_VLLM
 
 CONTEXT = 256
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 
 Say = Callable[[str], None]
 
@@ -40,10 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def conversation(model: Path) -> Iterator[Conversation]:
-    policy = load_policy(model / "checkpoints" / "step-7", ModelConfig(path="x"))
-    engine = TorchEngine(policy, EngineConfig(max_batch_size=1, max_seq_len=CONTEXT))
-    yield Conversation(engine, policy, SamplingConfig(max_tokens=12, temperature=1.0), Effort.HIGH, CONTEXT, 5)
-    engine.close()
+    served, context = module._serve(str(model / "checkpoints" / "step-7"), "torch")
+    yield Conversation(served, SamplingConfig(max_tokens=12, temperature=1.0), Effort.HIGH, context, 5)
+    served.engine.close()
 
 
 @pytest.fixture
@@ -65,8 +67,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Message]]:
     return seen
 
 
-def talk(model: Path, *, temperature: float = 0.0, max_tokens: int = 8, effort: Effort = Effort.HIGH) -> int:
-    return chat(str(model), temperature=temperature, max_tokens=max_tokens, effort=effort)
+def talk(
+    model: Path,
+    *,
+    temperature: float = 0.0,
+    max_tokens: int = 8,
+    effort: Effort = Effort.HIGH,
+    engine: EngineName = "torch",
+) -> int:
+    return chat(str(model), temperature=temperature, max_tokens=max_tokens, effort=effort, engine=engine)
 
 
 def test_a_piped_conversation(model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +92,16 @@ def test_a_piped_conversation(model: Path, pipe: Say, asked: list[list[Message]]
     assert "/nothing: unknown command" in out
     assert "never asked" not in out
     assert "\x1b" not in out
+
+
+@NEEDS_VLLM
+def test_either_engine_answers_alike(model: Path, pipe: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for engine in get_args(EngineName):
+        pipe("What is 2+3?\nand 4?")
+        assert talk(model, engine=engine) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
 
 
 def test_without_thinking_the_answer_comes_at_once(
@@ -213,8 +232,10 @@ def test_thinking_is_dim_in_a_terminal_and_escapes_are_shown() -> None:
     assert out == "\x1b[2ma\\x1b[2J\x1b[0m\nb\n"
 
 
-def test_the_context_is_the_models_own(model: Path) -> None:
-    policy: Policy = load_policy(model / "checkpoints" / "step-7", ModelConfig(path="x"))
-    assert module._context(policy) == CONTEXT
-    policy.model.config.max_position_embeddings = 10**6
-    assert module._context(policy) == module.MAX_CONTEXT
+def test_the_context_is_the_models_own(model: Path, tmp_path: Path) -> None:
+    folder = model / "checkpoints" / "step-7"
+    assert module._serve(str(folder), "torch")[1] == CONTEXT
+    shutil.copytree(folder, tmp_path / "long")
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 10**6}
+    (tmp_path / "long" / "config.json").write_text(json.dumps(config))
+    assert module._serve(str(tmp_path / "long"), "torch")[1] == module.MAX_CONTEXT

@@ -18,7 +18,7 @@ SURFACE = {
     "run": "RECIPE key=value* --dry-run --json --name",
     "resume": "RUN key=value* --json",
     "eval": "RUN|MODEL RECIPE key=value* --json",
-    "chat": "RUN|MODEL --effort{none,high} --max-tokens --temperature",
+    "chat": "RUN|MODEL --effort{none,high} --engine{torch,vllm} --max-tokens --temperature",
     "report": "RUN --output",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
     "doctor": "--json",

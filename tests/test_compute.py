@@ -16,7 +16,8 @@ from rl.compute import result_of, set_num_threads, submit
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.invariance import Verdict
 from rl.engine.protocol import GenerateRequest
-from rl.engine.torch_engine import EngineStoppedError, TorchEngine
+from rl.engine.stepped import EngineStoppedError
+from rl.engine.torch_engine import TorchEngine
 from rl.policy import Policy
 from rl.workers import EngineSpec, InlineRollouts, computed
 

@@ -1,9 +1,9 @@
-"""The engine contract, over architectures; sampling; invariance; abort, continue, extend, save and restore."""
+"""The torch engine: architectures, sampling, invariance, caches. What both engines promise is in test_engine_contract.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +17,12 @@ from rl.engine.invariance import choose_kv, probe
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
 from rl.engine.prefix import Prefix, SharedPrefixes
-from rl.engine.protocol import GenerateRequest, TokenChunk
+from rl.engine.protocol import Weights
 from rl.engine.sampling import draw
-from rl.engine.torch_engine import EngineStoppedError, TorchEngine
+from rl.engine.torch_engine import TorchEngine
 from rl.policy import Policy
-from rl.rng import key_of
-from rl.trajectory import FinishReason
 from tests.conftest import tiny_policy
+from tests.engine_requests import generate, ids, logprobs, plain_logprobs, read, request, run
 
 ARCHITECTURES = ["qwen3", "llama", "gemma2", "gemma3_text", "mixtral", "qwen3_moe", "mamba2", "gpt_oss", "mistral"]
 CONFIGS = {
@@ -35,41 +34,6 @@ CONFIGS = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "expand": 2},
 }
-
-
-def request(name: str, *, prompt: Sequence[int] = (0, 2, 20, 21, 3, 4), **changes: object) -> GenerateRequest:
-    made = GenerateRequest(
-        request_id=name,
-        prompt_ids=prompt,
-        sampling=SamplingConfig(max_tokens=24),
-        stop_ids=frozenset([1]),
-        seed_key=key_of("seed"),
-        rollout_key=key_of(name),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-async def read(stream: AsyncIterator[TokenChunk]) -> list[TokenChunk]:
-    return [chunk async for chunk in stream]
-
-
-def ids(chunks: Sequence[TokenChunk]) -> list[int]:
-    return [int(t) for c in chunks for t in c.token_ids]
-
-
-def run(engine: TorchEngine, work: Callable[[TorchEngine], Awaitable[object]]) -> object:
-    return asyncio.run(_awaited(work(engine)))
-
-
-async def _awaited(work: Awaitable[object]) -> object:
-    return await asyncio.wait_for(work, 120)
-
-
-async def generate(engine: TorchEngine, requests: Sequence[GenerateRequest]) -> list[list[TokenChunk]]:
-    await engine.pause()
-    streams = [engine.generate(r) for r in requests]
-    await engine.resume()
-    return list(await asyncio.gather(*(read(s) for s in streams)))
 
 
 @pytest.fixture
@@ -91,130 +55,13 @@ def test_logprobs_equal_a_plain_forward(architecture: str) -> None:
         engine.close()
     assert isinstance(engine._core.kv, NativeKV if architecture == "mamba2" else SlotKV)
     for r, chunks in zip(requests, outputs, strict=True):
-        sampled = ids(chunks)
-        tokens = torch.tensor([[*r.prompt_ids, *sampled]])
-        with torch.no_grad():
-            logits = policy.model(input_ids=tokens).logits[0].float()
-        expected = torch.log_softmax(logits, -1)[len(r.prompt_ids) - 1 : -1].gather(-1, torch.tensor(sampled)[:, None])[:, 0]
-        np.testing.assert_allclose(np.concatenate([c.logprobs for c in chunks]), expected.numpy(), atol=5e-6)
-
-
-def test_bfloat16_logprobs_stay_close_to_a_plain_forward() -> None:
-    policy = tiny_policy(dtype="bfloat16")
-    engine = TorchEngine(policy, EngineConfig(max_batch_size=4, max_seq_len=128), timeout_s=60)
-    r = request("a")
-    [chunks] = asyncio.run(generate(engine, [r]))
-    engine.close()
-    with torch.no_grad(), policy.autocast():
-        hidden = policy.model.base_model(input_ids=torch.tensor([[*r.prompt_ids, *ids(chunks)]]))[0][0]
-        logits = policy.head.logits(hidden)
-    expected = torch.log_softmax(logits, -1)[len(r.prompt_ids) - 1 : -1]
-    expected = expected.gather(-1, torch.tensor(ids(chunks))[:, None])[:, 0]
-    np.testing.assert_allclose(np.concatenate([c.logprobs for c in chunks]), expected.numpy(), atol=0.02)
+        np.testing.assert_allclose(logprobs(chunks), plain_logprobs(policy, r.prompt_ids, ids(chunks)), atol=5e-6)
 
 
 def test_a_shared_prompt_is_prefilled_once(engine: TorchEngine) -> None:
     before = engine.num_prefill_tokens
     asyncio.run(generate(engine, [request(f"g{i}") for i in range(8)]))
     assert engine.num_prefill_tokens - before == 6
-
-
-def test_more_requests_than_rows_all_finish(engine: TorchEngine) -> None:
-    requests = [
-        request(f"q{i}", prompt=[0, 2, 20 + i % 7, 4], sampling=SamplingConfig(max_tokens=1 + i % 9)) for i in range(60)
-    ]
-    outputs = asyncio.run(generate(engine, requests))
-    for r, chunks in zip(requests, outputs, strict=True):
-        assert chunks[-1].finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
-        assert len(ids(chunks)) <= r.sampling.max_tokens
-        assert (chunks[-1].finish_reason is FinishReason.STOP) == (ids(chunks)[-1] == 1)
-
-
-def test_greedy_takes_the_argmax(engine: TorchEngine, policy: Policy) -> None:
-    r = request("greedy", sampling=SamplingConfig(max_tokens=8, temperature=0.0))
-    [chunks] = asyncio.run(generate(engine, [r]))
-    tokens = list(r.prompt_ids)
-    for token in ids(chunks):
-        with torch.no_grad():
-            assert int(policy.model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()) == token
-        tokens.append(token)
-
-
-def test_stop_string_and_context_limit(engine: TorchEngine, policy: Policy) -> None:
-    [free] = asyncio.run(generate(engine, [request("s")]))
-    third = policy.tokenizer.decode([ids(free)[2]])
-    [stopped] = asyncio.run(generate(engine, [request("s", sampling=SamplingConfig(max_tokens=24, stop=(third,)))]))
-    assert stopped[-1].finish_reason is FinishReason.STOP
-    assert ids(stopped) == ids(free)[: len(ids(stopped))]
-    assert third in policy.tokenizer.decode(ids(stopped))
-    long = request("c", prompt=[20] * 120, sampling=SamplingConfig(max_tokens=50), stop_ids=frozenset())
-    [full] = asyncio.run(generate(engine, [long]))
-    assert full[-1].finish_reason is FinishReason.CONTEXT
-    assert len(ids(full)) == 8
-    with pytest.raises(ValueError, match="max_seq_len"):
-        asyncio.run(generate(engine, [request("too long", prompt=[20] * 128)]))
-
-
-def test_abort_then_continue_gives_the_uninterrupted_tokens(engine: TorchEngine) -> None:
-    r = request("x", stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=60), stream_interval=1)
-
-    async def interrupted(engine: TorchEngine) -> list[int]:
-        stream, got = engine.generate(r), list[int]()
-        async for chunk in stream:
-            got += [int(t) for t in chunk.token_ids]
-            if len(got) == 10:
-                await engine.abort("x")
-            if chunk.finish_reason is not None:
-                assert chunk.finish_reason is FinishReason.ABORTED
-        rest = await read(engine.generate(replace(r, request_id="y", generated_ids=got)))
-        assert 10 <= len(got) < 60
-        return got + ids(rest)
-
-    [whole] = asyncio.run(generate(engine, [r]))
-    assert run(engine, interrupted) == ids(whole)
-
-
-def test_aborting_one_request_leaves_the_others_as_they_were(engine: TorchEngine) -> None:
-    options = {"stop_ids": frozenset(), "sampling": SamplingConfig(max_tokens=60), "stream_interval": 1}
-    requests = [request(f"n{i}", prompt=[0, 2, 20 + i, 4], **options) for i in range(4)]
-    undisturbed = asyncio.run(generate(engine, requests))
-
-    async def one_goes(engine: TorchEngine) -> list[list[TokenChunk]]:
-        await engine.pause()
-        streams = [engine.generate(r) for r in requests]
-        await engine.resume()
-        first = [await anext(streams[0])]
-        await engine.abort("n0")
-        rest = await asyncio.gather(*(read(s) for s in streams))
-        assert rest[0][-1].finish_reason is FinishReason.ABORTED
-        assert ids([*first, *rest[0]]) == ids(undisturbed[0])[: len(ids([*first, *rest[0]]))]
-        return list(rest[1:])
-
-    others = run(engine, one_goes)
-    assert [ids(c) for c in others] == [ids(c) for c in undisturbed[1:]]  # type: ignore[attr-defined]
-
-
-def test_a_caller_that_stops_waiting_does_not_stop_the_engine(engine: TorchEngine) -> None:
-    async def impatient(engine: TorchEngine) -> list[TokenChunk]:
-        for _ in range(20):
-            waiting = asyncio.ensure_future(engine.abort("nobody"))
-            await asyncio.sleep(0)
-            waiting.cancel()
-        return await read(engine.generate(request("after")))
-
-    assert run(engine, impatient)
-
-
-def test_bad_requests_are_refused_and_the_engine_goes_on(engine: TorchEngine) -> None:
-    async def refused(engine: TorchEngine) -> None:
-        with pytest.raises(ValueError, match="fewer than its max_tokens"):
-            await read(engine.generate(request("full", generated_ids=[20] * 24)))
-        await read(engine.generate(request("kept", keep=True)))
-        with pytest.raises(ValueError, match="max_seq_len"):
-            await read(engine.extend("kept", [20] * 200))
-        assert await read(engine.extend("kept", [20, 21]))
-
-    run(engine, refused)
 
 
 def test_save_and_restore_kv_goes_on_without_prefill(engine: TorchEngine) -> None:
@@ -238,72 +85,6 @@ def test_save_and_restore_kv_goes_on_without_prefill(engine: TorchEngine) -> Non
 
     [whole] = asyncio.run(generate(engine, [r]))
     assert run(engine, moved) == ids(whole)
-
-
-def test_extend_continues_as_if_the_forced_tokens_had_been_a_prompt(engine: TorchEngine) -> None:
-    forced = [2, 25, 26, 3, 4]
-    r = request("tool", keep=True, sampling=SamplingConfig(max_tokens=6))
-
-    async def two_turns(engine: TorchEngine) -> tuple[list[int], list[int]]:
-        first = ids(await read(engine.generate(r)))
-        return first, ids(await read(engine.extend("tool", forced)))
-
-    first, second = run(engine, two_turns)  # type: ignore[misc]
-    prompt = [*r.prompt_ids, *first, *forced]
-    [fresh] = asyncio.run(generate(engine, [replace(r, request_id="fresh", keep=False, prompt_ids=prompt)]))
-    assert ids(fresh) == second
-
-
-def test_pause_holds_and_new_weights_carry_their_version(policy: Policy) -> None:
-    other = tiny_policy(seed=1)
-    engine = TorchEngine(tiny_policy(), EngineConfig(max_batch_size=4, max_seq_len=128), timeout_s=60)
-    r = request("w", stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=100), stream_interval=1)
-
-    async def updated(engine: TorchEngine) -> list[TokenChunk]:
-        stream = engine.generate(r)
-        chunks = [await anext(stream) for _ in range(5)]
-        await engine.pause()
-        await asyncio.sleep(0.2)
-        await engine.load_weights(7, other.weights())
-        await engine.resume()
-        return chunks + [c async for c in stream]
-
-    chunks = run(engine, updated)
-    versions = np.concatenate([c.policy_version for c in chunks])  # type: ignore[attr-defined]
-    assert set(versions.tolist()) == {0, 7}
-    assert (np.diff(versions) >= 0).all()
-    with pytest.raises(ValueError, match="another model"):
-        asyncio.run(engine.load_weights(8, {"nothing": torch.zeros(1)}))
-    engine.close()
-    with pytest.raises(EngineStoppedError):
-        asyncio.run(generate(engine, [r]))
-
-
-def test_tied_head_follows_new_weights(policy: Policy) -> None:
-    """After an update the engine samples from the new model's head, not from a stale copy."""
-    other = tiny_policy(seed=3)
-    engine = TorchEngine(tiny_policy(), EngineConfig(max_batch_size=4, max_seq_len=128), timeout_s=60)
-    asyncio.run(engine.load_weights(1, other.weights()))
-    r = request("t")
-    [chunks] = asyncio.run(generate(engine, [r]))
-    engine.close()
-    with torch.no_grad():
-        logits = other.model(input_ids=torch.tensor([[*r.prompt_ids, *ids(chunks)]])).logits[0].float()
-    expected = torch.log_softmax(logits, -1)[len(r.prompt_ids) - 1]
-    assert abs(float(expected[ids(chunks)[0]]) - float(chunks[0].logprobs[0])) < 5e-6
-
-
-def test_a_reader_that_leaves_frees_its_row(engine: TorchEngine) -> None:
-    async def leave(engine: TorchEngine) -> bool:
-        stream = engine.generate(
-            request("gone", stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=100), stream_interval=1)
-        )
-        await anext(stream)
-        await stream.aclose()  # type: ignore[attr-defined]
-        await engine.pause()
-        return not engine._core.has_work
-
-    assert run(engine, leave)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -370,7 +151,7 @@ def decoded(decoder: Decoder) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_engine_with_new_weights_is_an_engine_of_the_new_model(dtype: str) -> None:
     engines = [TorchEngine(tiny_policy(seed=s, dtype=dtype), EngineConfig(max_batch_size=4), timeout_s=60) for s in (0, 3)]
-    asyncio.run(engines[0].load_weights(1, tiny_policy(seed=3).weights()))
+    asyncio.run(engines[0].load_weights(Weights(1, tiny_policy(seed=3).weights())))
     updated, made = (asyncio.run(generate(e, [request("u")]))[0] for e in engines)
     for engine in engines:
         engine.close()

@@ -18,11 +18,11 @@ from rl.batch import Sample
 from rl.collect import Crew
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, OverlongConfig, SamplingConfig
 from rl.engine.core import EngineCore
-from rl.engine.protocol import TokenChunk
+from rl.engine.protocol import TokenChunk, Weights
 from rl.losses.config import CispoLossConfig, DapoLossConfig, DrGrpoLossConfig, GrpoLossConfig, GspoLossConfig
 from rl.rollout import GroupRequest
 from rl.scoring import RewardWorker
-from rl.trainer import Trainer, Weights
+from rl.trainer import Trainer
 from rl.trajectory import Trajectory, TrajectoryGroup
 from rl.workers import EngineSpec, InlineRewards, InlineRollouts, InlineTrainer, TrainerSpec, WorkerDiedError
 from specialists.data import TaskSampler

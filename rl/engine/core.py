@@ -11,34 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.config import EngineConfig
 from rl.engine.kv_native import NativeKV
 from rl.engine.kv_slots import SlotKV
-from rl.engine.protocol import GenerateRequest, SavedKV, TokenChunk
-from rl.engine.sampling import draw
+from rl.engine.protocol import GenerateRequest, SavedKV, TokenChunk, Weights
+from rl.engine.sampling import draw_next
+from rl.engine.turn import RunningTurn
 from rl.policy import Policy
-from rl.rng import uniforms
 from rl.trajectory import FinishReason
 
 PREFILL_TOKENS = 4096  # of one padded prefill call
 
 
 @dataclass(eq=False, slots=True)
-class ActiveRequest:
-    """A request in the engine: all its tokens, those still to be forced, and sampled ones not handed out yet."""
+class ActiveRequest(RunningTurn):
+    """A request in the engine: its turn, and the tokens that are still to be forced."""
 
-    request: GenerateRequest
-    token_ids: list[int]  # prompt, then everything after it
-    turn_start: int  # index in token_ids of this turn's first sampled token
-    turn_end: int  # len(token_ids) at which the turn is cut
     forced: deque[int] = field(default_factory=deque)
-    fresh: list[tuple[int, float, int, NDArray[np.int32] | None]] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
     parked: Any = None  # cache of a kept request between its turns
 
 
@@ -61,39 +53,17 @@ class EngineCore:
     # ---- requests
 
     def add(self, request: GenerateRequest) -> None:
-        if not len(request.prompt_ids):
-            raise ValueError(f"request {request.request_id}: got no prompt tokens; allowed: at least 1")
-        self._check_room(request.request_id, len(request.prompt_ids) + len(request.generated_ids))
-        if len(request.generated_ids) >= request.sampling.max_tokens:
-            raise ValueError(
-                f"request {request.request_id}: got {len(request.generated_ids)} generated tokens; allowed: fewer than its "
-                f"max_tokens {request.sampling.max_tokens}"
-            )
-        start = len(request.prompt_ids)
-        sequence = ActiveRequest(request, list(request.prompt_ids), start, self._turn_end(request, start))
+        sequence = ActiveRequest.first(request, self.config.max_seq_len)
         sequence.forced.extend(request.generated_ids)
         self.waiting.append(sequence)
 
     def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
         """Appends forced tokens to a kept request and puts it back into the batch."""
         sequence = self.kept[request_id]
-        self._check_room(request_id, len(sequence.token_ids) + len(forced_ids))
+        sequence.next(len(forced_ids), self.config.max_seq_len)
         del self.kept[request_id]
         sequence.forced.extend(forced_ids)
-        sequence.turn_start = len(sequence.token_ids) + len(forced_ids)
-        sequence.turn_end = self._turn_end(sequence.request, sequence.turn_start)
-        sequence.finish_reason = None
         self.waiting.append(sequence)
-
-    def _turn_end(self, request: GenerateRequest, turn_start: int) -> int:
-        return min(turn_start + request.sampling.max_tokens, self.config.max_seq_len)
-
-    def _check_room(self, request_id: str, num_tokens: int) -> None:
-        if num_tokens >= self.config.max_seq_len:
-            raise ValueError(
-                f"request {request_id}: got {num_tokens} tokens before sampling; allowed: at most "
-                f"{self.config.max_seq_len - 1} (engine.max_seq_len leaves room for the completion)"
-            )
 
     def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
         """Removes a request wherever it is; its last chunk says ABORTED and holds what had not been handed out."""
@@ -105,7 +75,7 @@ class EngineCore:
                     self.waiting.remove(sequence)
                 else:
                     self._leave(self.active.index(sequence))
-                return [(request_id, _chunk(sequence))]
+                return [(request_id, sequence.chunk())]
         return []
 
     # ---- one step
@@ -182,43 +152,21 @@ class EngineCore:
 
     def _append(self, sequences: Sequence[ActiveRequest], logits_BV: Tensor) -> None:
         """Gives each sequence its next token: a forced one if any is due, else a draw."""
-        requests = [s.request for s in sequences]
-        positions = np.array([len(s.token_ids) for s in sequences], np.uint64)
-        keys = np.array([r.rollout_key for r in requests], np.uint64)
-        seeds = np.array([r.seed_key for r in requests], np.uint64)
-        draws_u = np.zeros(len(sequences))
-        for seed in np.unique(seeds).tolist():
-            mine = seeds == seed
-            draws_u[mine] = uniforms(seed, keys[mine], positions[mine])
-        draws = draw(logits_BV, [r.sampling for r in requests], draws_u)
+        draws = draw_next(logits_BV, [s.request for s in sequences], [len(s.token_ids) for s in sequences])
         drawn = zip(sequences, draws.token_ids.tolist(), draws.logprobs.tolist(), draws.kept, strict=True)
         for sequence, token, logprob, kept in drawn:
             if sequence.forced:
                 sequence.token_ids.append(sequence.forced.popleft())
                 continue
-            sequence.token_ids.append(token)
-            sequence.fresh.append((token, logprob, self.policy_version, kept))
-            request = sequence.request
-            if token in request.stop_ids or (request.sampling.stop and self._at_stop_string(sequence)):
-                sequence.finish_reason = FinishReason.STOP
-            elif len(sequence.token_ids) >= sequence.turn_end:
-                at_limit = len(sequence.token_ids) - sequence.turn_start >= request.sampling.max_tokens
-                sequence.finish_reason = FinishReason.LENGTH if at_limit else FinishReason.CONTEXT
-
-    def _at_stop_string(self, sequence: ActiveRequest) -> bool:
-        stops = sequence.request.sampling.stop
-        longest = max(len(s.encode()) for s in stops)
-        tail = sequence.token_ids[max(sequence.turn_start, len(sequence.token_ids) - longest - 1) :]
-        text = str(self.policy.tokenizer.decode(tail))
-        return any(stop in text for stop in stops)
+            sequence.take(token, logprob, self.policy_version, kept, self.policy.tokenizer)
 
     def _collect(self) -> list[tuple[str, TokenChunk]]:
         """Chunks of finished requests and of those that reached their stream interval; finished rows leave the batch."""
         out = []
         for row in reversed(range(len(self.active))):
             sequence = self.active[row]
-            if sequence.finish_reason is not None or len(sequence.fresh) >= sequence.request.stream_interval:
-                out.append((sequence.request.request_id, _chunk(sequence)))
+            if sequence.is_due:
+                out.append((sequence.request.request_id, sequence.chunk()))
             if sequence.finish_reason is not None:
                 if sequence.request.keep:
                     sequence.parked = self.kv.take(row, len(sequence.token_ids) - 1)
@@ -248,20 +196,12 @@ class EngineCore:
     def restore_kv(self, saved: SavedKV) -> None:
         self._restored[saved.token_ids] = saved
 
-    def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
-        self.policy.load_weights(weights)
+    def load_weights(self, weights: Weights) -> None:
+        """A copy into the same parameters, all of them or an error: there is no stale part that a probe could find."""
+        self.policy.load_weights(weights.tensors)
         self.kv.weights_changed()
-        self.policy_version = version
+        self.policy_version = weights.version
         self._restored.clear()
 
-
-def _chunk(sequence: ActiveRequest) -> TokenChunk:
-    """What the sequence sampled since its last chunk."""
-    fresh, sequence.fresh = sequence.fresh, []
-    return TokenChunk(
-        token_ids=np.array([f[0] for f in fresh], np.int32),
-        logprobs=np.array([f[1] for f in fresh], np.float32),
-        policy_version=np.array([f[2] for f in fresh], np.int32),
-        kept=[f[3] for f in fresh],
-        finish_reason=sequence.finish_reason,
-    )
+    def close(self) -> None:
+        """Everything is Python's own memory."""

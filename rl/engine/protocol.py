@@ -1,6 +1,7 @@
 """What every rollout engine offers, whatever runs behind it.
 
-Callers: `rl/rollout.py` (training and evaluation) and chat. Implementations: `rl/engine/torch_engine.py`.
+Callers: `rl/rollout.py` (training and evaluation) and chat. Implementations: `rl/engine/torch_engine.py`,
+`rl/engine/vllm_engine.py`; `rl/engine/build.py` makes the one that a recipe names.
 """
 
 from __future__ import annotations
@@ -14,19 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.config import SamplingConfig
+from rl.engine.capabilities import Capabilities
 from rl.trajectory import FinishReason
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What an engine can do; a recipe that needs more is refused when it loads, never served differently in silence."""
-
-    batch_invariant: bool  # the same request gives the same tokens whatever else is in the batch
-    counter_rng: bool  # draws depend on (seed, rollout, position) alone
-    kv_save: bool  # save_kv and restore_kv
-    sampling_mask: bool  # reports what top-p and top-k kept
-    forced_tokens: bool  # extend
-    reason: str = ""  # how batch_invariant was established, or why it does not hold
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,30 @@ class SavedKV:
     cache: Any
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Parameters by name, in host memory, and the number of the policy they make.
+
+    `probe`: what the trainer's model says of a few tokens, by which an engine checks that it has all of the new weights.
+    """
+
+    version: int
+    tensors: Mapping[str, Tensor]
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Token ids [n], and the log-probabilities of all but the first given those before them, [n - 1], at temperature 1."""
+
+    token_ids: Sequence[int]
+    logprobs: NDArray[np.float32]
+
+
+class WeightsError(RuntimeError):
+    """An engine's weights are not those that it was given."""
+
+
 class Engine(Protocol):
     """Methods may be called from any asyncio task; pause and abort take effect before the next decoding step."""
 
@@ -104,8 +118,12 @@ class Engine(Protocol):
         """Hands a cache back: the next `generate` whose tokens begin with `saved.token_ids` decodes on from it."""
         ...
 
-    async def load_weights(self, version: int, weights: Mapping[str, Tensor]) -> None:
-        """Replaces the weights between two steps; tokens sampled afterwards carry `version`."""
+    async def load_weights(self, weights: Weights) -> None:
+        """Replaces the weights between two steps; tokens sampled afterwards carry their version.
+
+        Raises:
+            WeightsError: afterwards the engine does not compute what the probe says.
+        """
         ...
 
     @property

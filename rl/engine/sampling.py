@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.config import SamplingConfig
+from rl.engine.protocol import GenerateRequest
+from rl.rng import uniforms
 
 BLOCK = 64  # tokens whose probabilities are summed first
 
@@ -23,6 +25,18 @@ class Draws:
     token_ids: NDArray[np.int32]  # [B]
     logprobs: NDArray[np.float32]  # [B], of the distribution sampled from (after temperature, top-k and top-p)
     kept: list[NDArray[np.int32] | None]  # [B], the ids that top-k and top-p left; None where nothing was cut
+
+
+def draw_next(logits_BV: Tensor, requests: Sequence[GenerateRequest], positions: Sequence[int]) -> Draws:
+    """A draw for the token at `positions[i]` of each request, by the random number that belongs to it."""
+    places = np.array(positions, np.uint64)
+    keys = np.array([r.rollout_key for r in requests], np.uint64)
+    seeds = np.array([r.seed_key for r in requests], np.uint64)
+    uniforms_B = np.zeros(len(requests))
+    for seed in np.unique(seeds).tolist():
+        mine = seeds == seed
+        uniforms_B[mine] = uniforms(seed, keys[mine], places[mine])
+    return draw(logits_BV, [r.sampling for r in requests], uniforms_B)
 
 
 def draw(logits_BV: Tensor, sampling: Sequence[SamplingConfig], uniforms_B: NDArray[np.float64]) -> Draws:

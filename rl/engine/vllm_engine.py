@@ -1,0 +1,114 @@
+"""vLLM as a rollout engine: what it is told when it starts, and what it must not leave behind in the process.
+
+vLLM is an optional extra (`make env-vllm`); nothing else imports these modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from rewards.errors import UserError
+from rl.config import EngineConfig, ModelConfig
+from rl.engine.capabilities import DECLARED
+from rl.engine.stepped import SteppedEngine
+
+if TYPE_CHECKING:
+    from rl.engine.vllm_core import VllmCore
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # vLLM inside this process
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the runner that takes logits processors of the first interface
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # cores are shared with the trainer; runtime.num_threads says how many threads
+}
+CPU_BLOCK_SIZE = 32  # tokens of a block of the cache; only full blocks are shared between prompts
+
+
+class VllmEngine(SteppedEngine["VllmCore"]):
+    """Made from a model's folder or hub id; must be made in the process's compute thread."""
+
+    def __init__(
+        self,
+        folder: str,
+        model: ModelConfig,
+        config: EngineConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        timeout_s: float = 600.0,
+    ) -> None:
+        super().__init__(_start(folder, model, config, tokenizer), DECLARED["vllm"], timeout_s=timeout_s)
+
+
+def _start(folder: str, model: ModelConfig, config: EngineConfig, tokenizer: PreTrainedTokenizerBase) -> VllmCore:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _torch_left_alone():
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            from rl.engine.vllm_core import VllmCore
+            from rl.engine.vllm_sampler import Ledger, sampler_of
+    except ImportError as error:
+        raise UserError(f"engine: got vllm, which cannot be imported ({error}); add it with `make env-vllm`") from error
+    hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    ledger = Ledger({}, {})
+    arguments = EngineArgs(
+        model=folder,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        max_model_len=config.max_seq_len,
+        max_num_seqs=config.max_batch_size,
+        enforce_eager=not config.compile,
+        kv_cache_memory_bytes=config.kv_cache_bytes or _cache_bytes(hf_config, model.dtype, config),
+        block_size=CPU_BLOCK_SIZE if current_platform.is_cpu() else None,
+        enable_prefix_caching=True,
+        async_scheduling=False,  # a step's tokens are there when it returns
+        generation_config="vllm",  # none of the folder's own sampling settings
+        skip_tokenizer_init=True,
+        logits_processors=[sampler_of(ledger)],
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=model.trust_remote_code)
+    try:
+        with _torch_left_alone():
+            llm = LLMEngine.from_engine_args(arguments)
+            core = VllmCore(llm, ledger, config, model.dtype, tokenizer, skeleton)
+            core.prompt_logprobs([0, 1, 2])  # some models fail only when they run
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{folder}: vLLM cannot run this model here: {error}; run it with engine=torch") from error
+    return core
+
+
+def _cache_bytes(hf_config: object, dtype: str, config: EngineConfig) -> int:
+    """Room for as many requests of full length as may run together, and a block each to spare."""
+    text = hf_config.get_text_config()  # type: ignore[attr-defined]
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width = 4 if dtype == "float32" else 2
+    tokens = config.max_batch_size * (config.max_seq_len + 2 * CPU_BLOCK_SIZE)
+    return int(2 * text.num_hidden_layers * heads * head_dim * width * tokens)
+
+
+@contextlib.contextmanager
+def _torch_left_alone() -> Iterator[None]:
+    """Takes back what vLLM's CPU build changes in torch for the whole process: it shares it with the trainer."""
+    set_num_threads, excepthook, random_state = torch.set_num_threads, sys.excepthook, torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_num_threads, sys.excepthook = set_num_threads, excepthook
+        torch.random.set_rng_state(random_state)
+        gc.unfreeze()  # vLLM takes all objects that there are out of the garbage collector's sight
