@@ -112,6 +112,8 @@ class Dashboard:
             yield "no signal", f"{m.get('num_groups_without_signal', 0):.0f}/{m.get('num_groups', 0):.0f} groups"
             yield "tokens/s", number(m.get("tokens_per_s", float("nan")))
             yield "sampler gap", f"{m['sampler_gap']:.2g}" if "sampler_gap" in m else "no update"
+            if "sampler_gap_p99" in m:
+                yield "  99 % below", f"{m['sampler_gap_p99']:.2g}"
             yield "failed scores", str(self.num_failed)
         elif "loss" in m:
             yield "loss", f"{m['loss']:.4f}"

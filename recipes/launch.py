@@ -24,6 +24,8 @@ from rich.console import Console
 from recipes.closing import print_closing
 from recipes.load import LoadedRecipe, recipe_hash, resolved_yaml
 from recipes.report import write_report
+from recipes.report.mismatch import mismatch
+from recipes.report.run import read_lines
 from recipes.resume import Stopped, check_same_inputs, sole_owner
 from recipes.runs import RUNS
 from recipes.view import open_view
@@ -286,6 +288,7 @@ def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]
     supervised = [e for e in progress.evaluations if e["stage"] not in rl_stages]
     reinforced = [e for e in progress.evaluations if e["stage"] in rl_stages]
     last = specialist.records.last
+    rows = read_lines(specialist.folder / "metrics.jsonl", [])
     return {
         "status": {0: "done", 1: "failed", 130: "interrupted"}[code],
         "seed": specialist.plan.seed,
@@ -295,6 +298,7 @@ def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]
             "stages": progress.evaluations,
         },
         "checkpoint": str(last) if last else None,
+        "mismatch": mismatch(rows, specialist.plan.engine.name, specialist.plan.model.dtype),
         "wall_s": wall_s,
         "tokens_per_s": progress.grpo_tokens / progress.grpo_s if progress.grpo_s else None,
     }

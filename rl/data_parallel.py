@@ -10,8 +10,10 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -65,6 +67,14 @@ class Ranks:
         dist.all_gather_object(everybodys, values)
         names = sorted({name for one in everybodys for name in one})
         return {name: sum(one.get(name, 0.0) for one in everybodys) for name in names}
+
+    def join_values(self, values_T: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All ranks' values, one rank after another; a rank may have none."""
+        if self.size == 1:
+            return values_T
+        everybodys = [values_T for _ in range(self.size)]
+        dist.all_gather_object(everybodys, values_T)
+        return np.concatenate(everybodys)
 
 
 ALONE = Ranks()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.attention import enable_packing
@@ -21,7 +24,7 @@ from rl.data_parallel import ALONE, Ranks
 from rl.engine.protocol import Probe, Weights
 from rl.fused import fuse
 from rl.head import token_logprobs
-from rl.losses.base import LossFn
+from rl.losses.base import LossFn, LossResult
 from rl.losses.config import Aggregation
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
@@ -70,7 +73,7 @@ class Trainer:
         self.reference = self.policy.frozen_copy() if reference_refresh_steps is not None else None
 
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One update on these samples; returns means over all their loss tokens."""
+        """One update on these samples; returns means over all their loss tokens, and how far they are from the sampler."""
         start = time.perf_counter()
         packed = self.padded_because is None
         batches = make_batches(
@@ -84,27 +87,31 @@ class Trainer:
         )
         num_loss_tokens = sum(s.num_loss_tokens for s in samples)
         sums: Counter[str] = Counter()
+        gaps = [torch.empty(0, device=self.policy.device)]
         for batch in batches:
-            sums.update(self.forward_backward(batch, self.loss, num_loss_tokens))
+            result = self.forward_backward(batch, self.loss, num_loss_tokens)
+            sums.update({"loss": float(result.total), **result.sums})
+            gaps.append(result.sampler_gap_T)
             sums["num_model_tokens"] += batch.input_ids_BL.numel()  # that went through the model, padding included
         self.ranks.add_gradients(self.policy.model.parameters())
         totals = self.ranks.add(sums)
         counts = {"num_loss_tokens": num_loss_tokens, "num_model_tokens": totals.pop("num_model_tokens")}
         metrics = {name: total / num_loss_tokens for name, total in totals.items()}
+        metrics |= gap_metrics(self.ranks.join_values(torch.cat(gaps).cpu().numpy()))
         updating = time.perf_counter()
         metrics |= self.optim_step()
         self._probe_ids = samples[0].token_ids[:PROBE_TOKENS].tolist()
         now = time.perf_counter()
         return metrics | counts | {"packed": float(packed), "optimizer_s": now - updating, "train_s": now - start}
 
-    def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> dict[str, float]:
-        """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns sums over its loss tokens."""
+    def forward_backward(self, batch: Batch, loss: LossFn, num_loss_tokens: int) -> LossResult:
+        """Adds the gradient of `loss / num_loss_tokens` for one microbatch; returns what the loss found, without its graph."""
         evaluation_mode(self.policy.model)  # dropout would give other probabilities than the sampler's and the reference's
         hidden_TD = _at_loss_tokens(self.policy, batch)
         reference_logprobs_T = self._reference_logprobs(batch)
         result = loss(hidden_TD, self.policy.head, batch, reference_logprobs_T)
         torch.autograd.backward(result.total / num_loss_tokens)
-        return {"loss": float(result.total.detach()), **result.sums}
+        return replace(result, total=result.total.detach())
 
     def optim_step(self) -> dict[str, float]:
         """Clips, updates, steps the schedule, and counts one more policy version."""
@@ -167,6 +174,16 @@ class Trainer:
         self.reference.model.eval()
         hidden_TD = _at_loss_tokens(self.reference, batch)
         return token_logprobs(hidden_TD, self.reference.head, batch.target_T, temperature=self.temperature, kept=batch.kept)
+
+
+def gap_metrics(gap_T: NDArray[np.float32]) -> dict[str, float]:
+    """Mean, 99th percentile (linear between neighbours) and largest of |log pi - log pi_sampler|, in nats; float32 [T], T > 0.
+
+    Of every loss token of a step, masked ones included. Where its samples are stale, the policy's own drift is in it.
+    """
+    gap_T = gap_T.astype(np.float64)
+    p99 = float(np.percentile(gap_T, 99))
+    return {"sampler_gap": float(gap_T.mean()), "sampler_gap_p99": p99, "sampler_gap_max": float(gap_T.max())}
 
 
 def _at_loss_tokens(policy: Policy, batch: Batch) -> Tensor:

@@ -108,7 +108,7 @@ def test_loss_and_gradient_equal_the_written_formula(name: str, variant: str) ->
         if variant in ("mask", "geometric"):
             assert 0 < result.sums["masked_share"] < batch.num_loss_tokens
         if variant == "truncated":
-            assert 0 < result.sums["truncated_share"] < batch.num_loss_tokens
+            assert 0 < result.sums["truncated_weight_share"] < batch.num_loss_tokens
 
 
 # The contract of every loss
@@ -128,7 +128,8 @@ def test_no_split_into_microbatches_changes_the_gradient_or_the_metrics(name: st
 
     one, whole, sums = step(10_000, packed=False)
     assert one == 1
-    assert {"sampler_gap", "ratio", "clipped_share", "masked_share", "surprisal", "entropy", "kl"} == set(sums)
+    names = {"ratio", "clipped_share", "masked_share", "truncated_weight_share", "surprisal", "entropy", "kl"}
+    assert names == set(sums)
     for packed in (False, True):
         many, parts, part_sums = step(12, packed=packed)
         assert many >= 5
@@ -160,7 +161,7 @@ def test_on_policy_the_gradient_is_that_of_reinforce(name: str) -> None:
         result = model.loss(config, batch)
         reinforce = -(batch.weight_T * batch.advantage_T * model.logprobs(batch)).sum()
         torch.testing.assert_close(model.gradient(result.total), model.gradient(reinforce), atol=1e-5, rtol=1e-5)
-        assert result.sums["clipped_share"] == result.sums["masked_share"] == 0
+        assert result.sums["clipped_share"] == result.sums["masked_share"] == result.sums["truncated_weight_share"] == 0
         assert result.sums["ratio"] == pytest.approx(batch.num_loss_tokens)
 
 
@@ -199,6 +200,38 @@ def test_what_is_not_finite_or_missing_is_named(name: str) -> None:
         model.loss(config, replace(batch, sampler_logprobs_T=bad), reference_of(batch))
     with pytest.raises(FloatingPointError, match="not finite: reference_logprobs at 2 tokens"):
         model.loss(config, batch, bad)
+
+
+# What each correction counts
+
+
+@pytest.mark.parametrize(
+    ("settings", "masked", "truncated"),
+    [
+        ({}, 0, 0),
+        ({"importance_cap": 2.0}, 0, 7),  # above 0.69: all of the far sequence, and one token of the near one
+        ({"off_policy_threshold": 0.5}, 5, 0),  # of the two negative ones, the one that the policy left
+        ({"geometric_mask": (0.5, 2.0)}, 5 + 6, 0),  # both far ones, whatever their advantage
+        ({"geometric_mask": (0.1, 2.0)}, 6, 0),
+        ({"importance_cap": 2.0, "off_policy_threshold": 0.5}, 5, 7),
+        ({"importance_cap": 2.0, "geometric_mask": (0.5, 2.0)}, 5 + 6, 7),  # the six are counted by both
+    ],
+)
+@pytest.mark.parametrize("name", ALL)
+def test_each_corrections_share_on_a_made_case(name: str, settings: dict[str, object], masked: int, truncated: int) -> None:
+    """Sequences of 4, 5, 6 and 3 tokens whose log(pi / pi_sampler) is small, -0.9, 0.9 and small with one of 1.2."""
+    none = {"off_policy_threshold": None, "ratio_to": "trainer" if "importance_cap" in settings else "sampler"}
+    config = replace(ALL[name], **{**none, **settings})  # type: ignore[arg-type]
+    model, drifts = Model.random(), [[0.1] * 4, [-0.9] * 5, [0.9] * 6, [0.0, 1.2, -0.2]]
+    samples = samples_of([4, 5, 6, 3], [0.8, -0.6, 0.7, -0.9])
+    [batch] = batches_of(samples, config)
+    lengths = torch.bincount(batch.sequence_T).tolist()  # long ones come first
+    drift_T = torch.tensor([d for n in lengths for d in drifts[[4, 5, 6, 3].index(n)]])
+    batch = replace(batch, sampler_logprobs_T=model.logprobs(batch).detach() - drift_T)
+    result = model.loss(config, batch)
+    assert (result.sums["masked_share"], result.sums["truncated_weight_share"]) == (masked, truncated)
+    torch.testing.assert_close(result.sampler_gap_T, drift_T.abs(), atol=1e-6, rtol=0)  # of masked and truncated ones too
+    assert not result.sampler_gap_T.requires_grad
 
 
 # Clip and masks at their edges

@@ -40,8 +40,8 @@ def trainer_of(folder: Path, *, activation_checkpointing: bool, packing: bool = 
 def result(trainer: Trainer) -> tuple[dict[str, float], list[Tensor]]:
     packed = trainer.padded_because is None
     [batch] = make_batches(samples(4, 5, 30), 10_000, torch.device("cpu"), packed=packed)
-    sums = trainer.forward_backward(batch, LOSS, batch.num_loss_tokens)
-    return sums, [p.grad for p in trainer.policy.model.parameters() if p.grad is not None]
+    found = trainer.forward_backward(batch, LOSS, batch.num_loss_tokens)
+    return {"loss": float(found.total), **found.sums}, [p.grad for p in trainer.policy.model.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from recipes import cli
 from recipes.load import FOLDER
 from recipes.report import charts, page, texts, write_report
+from recipes.report.mismatch import mismatch
 from recipes.report.run import Stage, comparison, finite, read_run
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Message, Role, Task
@@ -51,6 +52,8 @@ def grpo(step: int, attempt: int = 0, **fields: Any) -> Row:
     values |= {"completion_tokens_mean": 20.0 + step, "completion_tokens_max": 40.0, "cut_share": 0.25, "kl": 0.01 * step}
     values |= {"num_sampled_tokens": 640.0, "num_groups": 4.0, "num_groups_without_signal": 1.0, "num_failed_rollouts": 0.0}
     values |= {"sampler_gap": 3e-7, "clipped_share": 0.01, "masked_share": 0.0, "surprisal": 0.2, "loss": -1e-9 * step}
+    values |= {"sampler_gap_p99": 1e-6 * step, "sampler_gap_max": 1e-5, "truncated_weight_share": 0.025, "staleness": 0.0}
+    values |= {"num_loss_tokens": 100.0 * step}
     values |= {"lr": 1e-3, "grad_norm": 0.5, "rollout_s": 0.5, "train_s": 0.25, "publish_s": 0.125, "step_s": 1.0}
     return metrics("grpo", step, 30 + step, attempt, tokens_per_s=1280.0, brand_new=2.0 * step, **{**values, **fields})
 
@@ -102,6 +105,7 @@ ROWS = [*(sft(i) for i in (10, 20, 30)), *(grpo(i) for i in range(1, 6))]
 def full(home: Path, name: str = "full-1") -> Path:
     """A run with everything, below home/runs."""
     recipe = "name: full\ndescription: Learns to add\ndomain: math\nseed: 3\n"
+    recipe += "engine: {name: torch}\nmodel: {dtype: bfloat16}\n"
     summary = json.dumps({"status": "done", "wall_s": 36.0, "tokens_per_s": 640.0})
     folder = make(home / "runs" / name, [*BASE, *GRPO, *ENDED], ROWS, recipe__yaml=recipe, summary__json=summary)
     before = [transcript(t, correct=t == "b", completion=f"<think>hm {t}</think>old {t}") for t in "abc"]
@@ -167,7 +171,7 @@ def test_the_rows_of_a_run_become_charts(tmp_path: Path) -> None:
     }
     assert found["Samples without use"].lines[1].values == [0.25] * 5
     assert "Scores that failed" not in found
-    assert [chart.title for chart in more] == ["brand_new"]
+    assert [chart.title for chart in more] == ["brand_new", "num_loss_tokens"]
     assert [chart.title for chart in charts.stage_charts(run, run.stages[0])[0]][-1] == "Training speed"
     accuracy = charts.accuracy_chart(run)
     assert accuracy is not None
@@ -178,7 +182,48 @@ def test_every_metric_that_a_run_logs_is_in_a_chart(tmp_path: Path) -> None:
     run = read_run(full(tmp_path))
     table = charts._Table(run.stages[1])
     known = {key for spec in charts.SPECS for key in spec.keys} | set(charts.TIMES) | {"step_s", "reward_mean"}
-    assert {key for key in table.keys - table.used - known if not key.startswith("reward/")} == {"brand_new"}
+    others = {"brand_new", "num_loss_tokens"}  # drawn below "More metrics"
+    assert {key for key in table.keys - table.used - known if not key.startswith("reward/")} == others
+
+
+def test_the_mismatch_of_sampler_and_trainer_is_shown(tmp_path: Path) -> None:
+    run = read_run(full(tmp_path))
+    found = {chart.title: chart for chart in charts.stage_charts(run, run.stages[1])[0]}
+    lines = {line.label: line.values for line in found["Sampler against trainer"].lines}
+    assert lines == {"mean": [3e-7] * 5, "99th percentile": pytest.approx([1e-6, 2e-6, 3e-6, 4e-6, 5e-6])}
+    text = page.render(run)
+    assert text.count("Sampler against trainer: engine torch, bfloat16; mean gap 3e-07, 99th percentile 3e-06 (median of") == 1
+    assert "over 1,500 tokens; 0.0 % masked as off-policy; 2.5 % with a truncated weight." in text
+
+
+def test_the_figures_of_a_runs_mismatch() -> None:
+    shares = {"masked_share": 0.5, "truncated_weight_share": 0.0}
+    rows: list[Row] = [
+        {"step": 1, "loss": 2.0},  # supervised, or without an update
+        {"sampler_gap": 1.0, "sampler_gap_p99": 5.0, "num_loss_tokens": 100, "staleness": 0.0, **shares},
+        {"sampler_gap": 4.0, "sampler_gap_p99": 9.0, "num_loss_tokens": 200, "staleness": 1.0, **shares, "masked_share": 0.2},
+        {"sampler_gap": 2.0, "sampler_gap_p99": 6.0, "num_loss_tokens": 100, "staleness": 0.0, **shares, "masked_share": 0.1},
+    ]
+    found = mismatch(rows, "torch", "float32")
+    assert found == {
+        "engine": "torch", "dtype": "float32", "mean": 2.75, "p99": 6.0, "num_tokens": 400,
+        "masked_share": pytest.approx(0.25), "truncated_weight_share": 0.0,
+        "fresh": {"mean": 1.5, "p99": 5.5, "num_tokens": 200},
+    }  # fmt: skip
+    assert mismatch(rows[:1], "torch", "float32") is None
+    stale = mismatch(rows[2:3], "torch", "float32")
+    assert stale is not None
+    assert stale["fresh"] is None
+    older = mismatch([{"sampler_gap": 1.0, "num_loss_tokens": 7}], "torch", "float32")
+    assert older is not None
+    assert (older["mean"], older["p99"], older["truncated_weight_share"]) == (1.0, None, None)
+    broken = [
+        *rows,
+        {**rows[1], "sampler_gap": math.nan},
+        {**rows[1], "sampler_gap": 10**400},
+        {**rows[1], "num_loss_tokens": 0},
+    ]
+    assert mismatch(broken, "torch", "float32") == found
 
 
 def test_where_the_time_went_adds_up(tmp_path: Path) -> None:

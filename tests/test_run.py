@@ -114,6 +114,14 @@ def test_a_run_folder_has_what_people_use(runs: dict[str, Path]) -> None:
     assert [e["stage"] for e in summary["eval"]["stages"]] == ["base", "cold_start", "grpo"]
     assert summary["wall_s"] > 0
     assert summary["tokens_per_s"] > 0
+    trained = [row for row in rows(run, "metrics.jsonl") if "sampler_gap" in row]
+    found = summary["mismatch"]
+    assert (found["engine"], found["dtype"]) == ("torch", "float32")
+    assert found["num_tokens"] == sum(row["num_loss_tokens"] for row in trained) > 0
+    assert 0 < found["mean"] < found["p99"] < 1e-4
+    assert found["masked_share"] == found["truncated_weight_share"] == 0
+    assert found["fresh"] == {key: found[key] for key in ("mean", "p99", "num_tokens")}
+    assert "Sampler against trainer: engine torch, float32; mean gap" in (run / "report.html").read_text()
     manifest = json.loads((run / "manifest.json").read_text())
     assert (manifest["domain"], manifest["step"], manifest["stage"]) == ("math", 12, "run")
     steps = sorted(p.name for p in (run / "checkpoints").iterdir())

@@ -18,7 +18,7 @@ from rl.head import token_logprobs
 from rl.losses.build import build_loss
 from rl.losses.config import GrpoLossConfig
 from rl.policy import Policy
-from rl.trainer import Trainer
+from rl.trainer import Trainer, gap_metrics
 from tests.conftest import tiny_policy
 
 ADAMW = OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0)
@@ -99,8 +99,46 @@ def test_metrics_do_not_depend_on_the_split_in_microbatches(model_folder: Path) 
         samples = on_policy(tiny_policy(seed=5), [0.5, -0.5, 0.3, -0.3])
         results.append(trainer.train_step(samples))
     assert results[0]["sampler_gap"] > 0.01
-    for name in ("loss", "kl", "sampler_gap", "surprisal", "clipped_share", "masked_share", "grad_norm", "num_loss_tokens"):
+    names = ("loss", "kl", "surprisal", "clipped_share", "masked_share", "grad_norm", "num_loss_tokens")
+    for name in (*names, "sampler_gap", "sampler_gap_p99", "sampler_gap_max"):
         assert results[0][name] == pytest.approx(results[1][name], abs=2e-6, rel=1e-5), name
+
+
+def test_the_gap_is_the_percentile_of_every_token_over_all_microbatches(model_folder: Path) -> None:
+    """Tokens shifted by known amounts, unlike ones in different microbatches: no mean of the microbatches' own is right."""
+    trainer = trainer_of(model_folder, microbatch_tokens=30)
+    rng, shifts, shifted = np.random.default_rng(1), list[float](), list[Sample]()
+    for i, sample in enumerate(on_policy(trainer.policy, [0.5, -0.5, 0.3, -0.3, 0.1, -0.1])):
+        shift = np.where(sample.loss_mask, rng.normal(scale=0.01 * (1 + i), size=len(sample.token_ids)), 0)
+        shifts += shift[sample.loss_mask].tolist()
+        shifted.append(replace(sample, sampler_logprobs=(sample.sampler_logprobs + shift).astype(np.float32)))
+    assert len(make_batches(shifted, 30, torch.device("cpu"), packed=trainer.padded_because is None)) > 2
+    metrics = trainer.train_step(shifted)
+    sizes = np.abs(shifts)
+    assert metrics["num_loss_tokens"] == len(sizes) == 69
+    assert metrics["sampler_gap"] == pytest.approx(sizes.mean(), abs=1e-6)
+    assert metrics["sampler_gap_p99"] == pytest.approx(np.percentile(sizes, 99), abs=2e-6)
+    assert metrics["sampler_gap_max"] == pytest.approx(sizes.max(), abs=2e-6)
+    assert metrics["sampler_gap_p99"] < 0.99 * metrics["sampler_gap_max"]
+
+
+@pytest.mark.parametrize("shift", [0.25, -0.25])
+def test_a_sampler_that_is_off_by_a_constant(model_folder: Path, shift: float) -> None:
+    trainer = trainer_of(model_folder)
+    samples = on_policy(trainer.policy, [0.5, -0.5])
+    metrics = trainer.train_step(
+        [replace(s, sampler_logprobs=s.sampler_logprobs + np.where(s.loss_mask, np.float32(shift), 0)) for s in samples]
+    )
+    assert [metrics[key] for key in ("sampler_gap", "sampler_gap_p99", "sampler_gap_max")] == pytest.approx(
+        [0.25] * 3, abs=5e-6
+    )
+
+
+def test_the_figures_of_a_gap() -> None:
+    values = np.random.default_rng(0).permutation(1001).astype(np.float32)
+    assert gap_metrics(values) == {"sampler_gap": 500.0, "sampler_gap_p99": 990.0, "sampler_gap_max": 1000.0}
+    assert gap_metrics(np.array([0, 1], np.float32))["sampler_gap_p99"] == pytest.approx(0.99)  # linear between neighbours
+    assert gap_metrics(np.array([2.5], np.float32))["sampler_gap_p99"] == 2.5
 
 
 def test_publish_counts_versions_and_copies(model_folder: Path) -> None:

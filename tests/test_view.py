@@ -53,7 +53,13 @@ def sample(step: int, elapsed_s: float, completion: str = "<think>2+3=5</think>5
 
 def grpo(step: int, elapsed_s: float, reward: float) -> Row:
     values = {"reward_mean": reward, "completion_tokens_mean": 31.0, "num_groups": 16.0, "num_groups_without_signal": 3.0}
-    values |= {"num_failed_rollouts": 2.0, "tokens_per_s": 412.3, "step_s": 1.9, "sampler_gap": 0.0012}
+    values |= {
+        "num_failed_rollouts": 2.0,
+        "tokens_per_s": 412.3,
+        "step_s": 1.9,
+        "sampler_gap": 0.0012,
+        "sampler_gap_p99": 0.0187,
+    }
     return metrics("grpo", step, elapsed_s, **values)
 
 
@@ -162,7 +168,8 @@ def test_the_dashboard_shows_a_grpo_stage_with_evaluation_curve_and_sample() -> 
     assert "12/60" in text
     assert "1:36 left" in text
     assert re.search(r"reward +0\.400 +tokens +31 +no signal +3/16 groups", text)
-    assert re.search(r"tokens/s +412 +sampler gap +0\.0012 +failed scores 24", text)
+    assert re.search(r"tokens/s +412 +sampler gap +0\.0012 +99 % below +0\.019", text)
+    assert re.search(r"failed scores 24", text)
     assert "after base 400: 43.0 % of 300 held-out tasks (95 %: 38.0 to 48.0)" in text
     assert "reward from 0.1 to 0.4, highest 0.4" in text
     assert any(text.strip().endswith("█") for text in lines)

@@ -64,13 +64,14 @@ SPECS = (
     _Spec("Scores that failed", {"failed": "completions"}, help="left out of the update"),
     _Spec(
         "Sampler against trainer",
-        {"sampler_gap": "gap"},
+        {"sampler_gap": "mean", "sampler_gap_p99": "99th percentile"},
         "nats",
-        help="mean |Δ log-probability| of the sampled tokens",
+        help="|Δ log-probability| of the sampled tokens",
     ),
+    _Spec("Largest gap of a token", {"sampler_gap_max": "largest"}, "nats", help="sampler against trainer, in a step"),
     _Spec(
         "Clipped and masked tokens",
-        {"clipped_share": "clipped", "masked_share": "masked as off-policy", "truncated_share": "truncated weight"},
+        {"clipped_share": "clipped", "masked_share": "masked as off-policy", "truncated_weight_share": "truncated weight"},
         "share",
         help="where the policy is too far from the sampler's",
     ),

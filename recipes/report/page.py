@@ -15,7 +15,8 @@ from pathlib import Path
 
 from recipes.lines import Progress, line
 from recipes.report import charts, texts
-from recipes.report.run import UNFINISHED, Ancestor, Row, Run, after, comparison, count, finite
+from recipes.report.mismatch import mismatch
+from recipes.report.run import UNFINISHED, Ancestor, Row, Run, Stage, after, comparison, count, finite
 from recipes.text import duration, number, percent, safe
 
 HERE = Path(__file__).parent
@@ -26,6 +27,7 @@ STATUS = {
     "interrupted": "interrupted",
     UNFINISHED: "not finished",
 }
+CORRECTED = {"masked_share": "masked as off-policy", "truncated_weight_share": "with a truncated weight"}
 
 
 def render(run: Run) -> str:
@@ -84,7 +86,7 @@ def _sections(run: Run, drawn: list[charts.Chart]) -> Iterator[tuple[str, str, s
         shown, more = charts.stage_charts(run, stage)
         steps = f"{count(stage.rows[-1], 'step') if stage.rows else 0} of {stage.steps or '?'} steps"
         title = f"Stage {_t(stage.name)} <small>{_t(_kind(stage.kind))}, {steps}</small>"
-        body = f'<div class="grid">{"".join(_figure(drawn, chart) for chart in shown)}</div>'
+        body = _mismatch(run, stage) + f'<div class="grid">{"".join(_figure(drawn, chart) for chart in shown)}</div>'
         body = body if stage.rows else '<p class="empty">No step of this stage has been recorded.</p>'
         if more:
             rest = "".join(_figure(drawn, chart) for chart in more)
@@ -254,6 +256,21 @@ def _figure(drawn: list[charts.Chart], chart: charts.Chart) -> str:
         f"<span>{_t(shown)} <small>{_t(unit)}</small></span>{words}</figcaption>"
         f'<div class="plot"></div><div class="legend"></div>{note}</figure>'
     )
+
+
+def _mismatch(run: Run, stage: Stage) -> str:
+    """One line: how far the stage's sampler was from its trainer, with the engine and the precision."""
+    engine, model = _mapping(run.recipe.get("engine")), _mapping(run.recipe.get("model"))
+    found = mismatch(stage.rows, str(engine.get("name", "unknown")), str(model.get("dtype", "unknown")))
+    if found is None:
+        return ""
+    tail = "" if found["p99"] is None else f", 99th percentile {found['p99']:.2g} (median of the steps)"
+    shares = "".join(f"; {percent(found[key])} {word}" for key, word in CORRECTED.items() if found[key] is not None)
+    text = (
+        f"Sampler against trainer: engine {found['engine']}, {found['dtype']}; mean gap {found['mean']:.2g}{tail}, in nats, "
+        f"over {found['num_tokens']:,} tokens{shares}."
+    )
+    return f'<p class="note">{_t(text)}</p>'
 
 
 def _compare(run: Run) -> str:

@@ -90,7 +90,7 @@ def count(row: Row, key: str) -> int:
 def read_run(folder: Path) -> Run:
     """Reads everything. A file that is missing or broken leaves its part empty and, if broken, a note."""
     notes: list[str] = []
-    metrics, events = (list(_read_lines(folder / f"{name}.jsonl", notes)) for name in ("metrics", "events"))
+    metrics, events = (list(read_lines(folder / f"{name}.jsonl", notes)) for name in ("metrics", "events"))
     events = [row for row in events if isinstance(row.get("event"), str)]
     recipe_text, recipe = _read_recipe(folder / "recipe.yaml", notes)
     summary, manifest = (_read_json(folder / name, notes) for name in ("summary.json", "manifest.json"))
@@ -144,7 +144,8 @@ def after(stage: str) -> str:
 # ---- files
 
 
-def _read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
+def read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
+    """The rows of a file; what is broken is left out and said in `notes`."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -200,7 +201,7 @@ def _read_transcripts(folder: Path, notes: list[str]) -> list[Transcripts]:
     for path in folder.glob("*.jsonl"):
         number, _, stage = path.stem.partition("-")
         if number.isdigit() and stage and not path.name.startswith("."):
-            found.append(Transcripts(stage, int(number), list(_read_lines(path, notes))))
+            found.append(Transcripts(stage, int(number), list(read_lines(path, notes))))
     return sorted(found, key=lambda one: (one.global_step, one.stage != START))
 
 

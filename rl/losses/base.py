@@ -18,6 +18,7 @@ class LossResult:
 
     total: Tensor
     sums: Mapping[str, float]
+    sampler_gap_T: Tensor  # float32, |log pi - log pi_sampler| of every loss token, masked ones included; no gradient
 
 
 class LossFn(Protocol):

@@ -7,6 +7,7 @@ into microbatches changes the result. Pure: no state, no randomness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -75,15 +76,13 @@ class PolicyGradientLoss:
         inside_T = geometric_mask(drift_T, batch, config.geometric_mask)
         gain_T = objective.value_T * importance_T * mask_T
         sums = {
-            "sampler_gap": drift_T.abs(),  # |log pi - log pi_sampler|
             "ratio": tokens.log_ratio_T.detach().exp(),
             "clipped_share": objective.clipped_T,
             "surprisal": -now_T,  # of what was sampled
             "entropy": scores.entropy_T.detach(),  # of pi, in nats
             "masked_share": mask_T * inside_T == 0,
+            "truncated_weight_share": drift_T.exp() > (math.inf if config.importance_cap is None else config.importance_cap),
         }
-        if config.importance_cap is not None:
-            sums["truncated_share"] = drift_T.exp() > config.importance_cap
         if config.kl_coef > 0:
             assert reference_logprobs_T is not None, f"kl_coef {config.kl_coef} needs reference_logprobs_T, got None"
             kl_T = kl_estimate(config.kl, logprobs_T, reference_logprobs_T, tokens.log_ratio_T.exp() * importance_T)
@@ -92,7 +91,7 @@ class PolicyGradientLoss:
         total = -(gain_T * inside_T * batch.weight_T).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(_not_finite(logprobs_T, batch, reference_logprobs_T))
-        return LossResult(total, _sums(sums))
+        return LossResult(total, _sums(sums), drift_T.abs())
 
 
 def sequence_mean(values_T: Tensor, batch: Batch) -> Tensor:

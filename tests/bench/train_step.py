@@ -55,10 +55,11 @@ class FullLogits:
 
     def __call__(self, hidden_TD: Tensor, head: Head, batch: Batch, reference_logprobs_T: Tensor | None) -> LossResult:
         logprobs_T = head.logits(hidden_TD).log_softmax(-1).gather(-1, batch.target_T[:, None])[:, 0]
-        ratio_T = (logprobs_T - batch.sampler_logprobs_T).exp()
+        drift_T = logprobs_T - batch.sampler_logprobs_T
+        ratio_T = drift_T.exp()
         clipped_T = ratio_T.clamp(0.8, 1.2)
         objective_T = torch.minimum(ratio_T * batch.advantage_T, clipped_T * batch.advantage_T)
-        return LossResult(-(objective_T * batch.weight_T).sum(), {})
+        return LossResult(-(objective_T * batch.weight_T).sum(), {}, drift_T.detach().abs())
 
 
 def main() -> None:

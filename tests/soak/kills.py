@@ -51,10 +51,11 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class End:
-    """What a run came to: metrics and evaluations without timings, a hash of its weights, checkpoints, links, transcripts."""
+    """What a run came to: metrics, evaluations and mismatch without timings, a hash of its weights, what it kept."""
 
     metrics: tuple[str, ...]
     evaluations: tuple[str, ...]
+    mismatch: str
     weights: str
     kept: tuple[str, ...]
 
@@ -64,6 +65,7 @@ class End:
         return cls(
             metrics=tuple(map(_untimed, rows(run / "metrics.jsonl"))),
             evaluations=tuple(map(_untimed, events)),
+            mismatch=json.dumps(json.loads((run / "summary.json").read_text())["mismatch"]),
             weights=weights_hash(run / "checkpoints" / "last"),
             kept=tuple(
                 f"{path.name} -> {path.readlink()}" if path.is_symlink() else path.name
