@@ -208,6 +208,13 @@ def _share_cores(loaded: LoadedRecipe) -> None:
     """
     if loaded.recipe.runtime.mode != "inline" or not _idle():
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _hush(loaded.recipe.engine.name)
+
+
+def _hush(engine: EngineName) -> None:
+    """Keeps torch's own C++ warnings, which vLLM's start brings about, out of the view; before torch is loaded."""
+    if engine == "vllm":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _idle() -> bool:
@@ -218,6 +225,7 @@ def _idle() -> bool:
 
 def _chat(arguments: argparse.Namespace) -> int:
     source = _source(arguments.source)
+    _hush(arguments.engine)
     from recipes.chat import chat
 
     effort = Effort(arguments.effort)

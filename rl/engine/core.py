@@ -202,6 +202,3 @@ class EngineCore:
         self.kv.weights_changed()
         self.policy_version = weights.version
         self._restored.clear()
-
-    def close(self) -> None:
-        """Everything is Python's own memory."""

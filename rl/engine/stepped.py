@@ -53,10 +53,6 @@ class Core(Protocol):
 
     def load_weights(self, weights: Weights) -> None: ...
 
-    def close(self) -> None:
-        """Frees what the core holds outside Python's own memory. Called once, in the compute thread."""
-        ...
-
 
 C = TypeVar("C", bound=Core)
 
@@ -122,10 +118,7 @@ class SteppedEngine(Generic[C]):
 
     def close(self) -> None:
         """Ends decoding; a step that is running is not waited for. Open streams end with EngineStoppedError."""
-        first = self._failure is None
         self._fail(EngineStoppedError("the engine was closed"))
-        if first:
-            submit(self._core.close)
 
     # ---- caller's side
 

@@ -186,7 +186,10 @@ class VllmCore:
         return np.array([row[token].logprob for row, token in zip(rows, token_ids[1:], strict=True)], np.float32)
 
     def close(self) -> None:
+        """Frees the model and its caches. May be called again."""
         self.llm.engine_core.shutdown()
+        self._open.clear()
+        self._by_vllm_id.clear()
 
 
 def _reload(worker: WorkerBase, named: Mapping[str, Tensor]) -> None:

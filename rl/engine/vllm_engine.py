@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rewards.errors import UserError
+from rl.compute import submit
 from rl.config import EngineConfig, ModelConfig
 from rl.engine.capabilities import DECLARED
 from rl.engine.stepped import SteppedEngine
@@ -46,6 +49,14 @@ class VllmEngine(SteppedEngine["VllmCore"]):
         timeout_s: float = 600.0,
     ) -> None:
         super().__init__(_start(folder, model, config, tokenizer), DECLARED["vllm"], timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Also shuts vLLM down, and waits for it: a process that ends meanwhile would abort. Not from the compute thread."""
+        super().close()
+        submit(self._core.close).result()
+
+
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # which only says that a CPU has no Triton
 
 
 def _start(folder: str, model: ModelConfig, config: EngineConfig, tokenizer: PreTrainedTokenizerBase) -> VllmCore:
@@ -107,7 +118,8 @@ def _torch_left_alone() -> Iterator[None]:
     """Takes back what vLLM's CPU build changes in torch for the whole process: it shares it with the trainer."""
     set_num_threads, excepthook, random_state = torch.set_num_threads, sys.excepthook, torch.random.get_rng_state()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # about its own use of torch
+            yield
     finally:
         torch.set_num_threads, sys.excepthook = set_num_threads, excepthook
         torch.random.set_rng_state(random_state)
