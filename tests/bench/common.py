@@ -15,7 +15,8 @@ from rl.policy import Policy, init_policy
 from rl.tokenizer import train_tokenizer
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-SIZES = {  # Qwen3 with 4.98, 49.3 and 596 million parameters (the last one is Qwen3-0.6B's shape): config, vocabulary
+SIZES = {  # Qwen3 with 1.1, 4.98, 49.3 and 596 million parameters (the last one is Qwen3-0.6B's shape): config, vocabulary
+    "q1": ({"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}, 1024),
     "q5": ({"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}, 1024),
     "q50": ({"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}, 4096),
     "q600": (
