@@ -1,0 +1,86 @@
+"""Whole runs with vLLM behind the engine: the torch engine's learning, death without leftovers, resumption, evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import NEEDS_VLLM
+from tests.test_run import DIGITS, SMALL, polymath, rows, start, without_timings
+
+pytestmark = [pytest.mark.slow, NEEDS_VLLM]
+MARK = "POLYMATH_TEST_MARK"  # in the environment of a run, and so of every process that it starts
+RUN = ["run", "tiny.yaml", "engine=vllm", *SMALL, "stages.grpo.steps=6"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "digits.py").write_text(DIGITS)
+    (tmp_path / "tiny.yaml").write_text("extends: math\nname: tiny\nrewards:\n  - use: digits.py:digits\n")
+    return tmp_path
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Living processes whose environment has the mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended just now
+    return found
+
+
+@pytest.mark.parametrize("mode", ["inline", "ray"])
+def test_a_killed_run_leaves_nothing_behind_and_resumes(home: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark, shared = uuid.uuid4().hex, set(os.listdir("/dev/shm"))
+    monkeypatch.setenv(MARK, mark)
+    process = start(home, *RUN, f"runtime={mode}")
+    metrics = home / "runs" / "tiny-1" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and '"stage": "grpo", "step": 2, ' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the run never came so far"
+        time.sleep(0.01)
+    assert process.pid in {p.pid for p in marked(mark)}
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while left := marked(mark):
+        assert time.monotonic() < deadline, [p.cmdline() for p in left]
+        time.sleep(0.2)
+    assert set(os.listdir("/dev/shm")) <= shared
+    polymath(home, "resume", "tiny-1")
+    run = home / "runs" / "tiny-1"
+    assert [r["step"] for r in rows(run, "metrics.jsonl") if r["stage"] == "grpo"] == [1, 2, 3, 4, 5, 6]
+    mismatch = json.loads((run / "summary.json").read_text())["mismatch"]
+    assert (mismatch["engine"], mismatch["dtype"]) == ("vllm", "float32")
+    assert mismatch["p99"] < 1e-4
+    assert not marked(mark)
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+def test_either_engine_gives_the_same_run_and_the_same_evaluation(home: Path) -> None:
+    """Draws belong to positions, so float32 runs differ only where rounding crosses a draw: here nowhere."""
+    for name in ("vllm", "torch"):
+        polymath(home, *RUN, "runtime=inline", f"engine={name}", "--name", name)
+    counts = [
+        [(r["step"], r["num_sampled_tokens"]) for r in rows(home / "runs" / name, "metrics.jsonl") if r["stage"] == "grpo"]
+        for name in ("vllm", "torch")
+    ]
+    assert counts[0][:2] == counts[1][:2]
+    results = [
+        json.loads(polymath(home, "eval", "vllm", "tiny.yaml", f"engine={name}", "runtime=inline", *SMALL, "--json"))
+        for name in ("vllm", "torch")
+    ]
+    assert results[0] == results[1]
+    events = without_timings(rows(home / "runs" / "vllm", "events.jsonl"))
+    assert next(e for e in events if e["event"] == "engine")["batch_invariant"] is False
