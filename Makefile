@@ -54,17 +54,19 @@ fix: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix --output-format concise .
 
-bench: env
+bench: env env-vllm
 	$(BIN)/python -m tests.bench.invariance
 	$(BIN)/python -m tests.bench.train_step
 	$(BIN)/python -m tests.bench.engine --write --models q5,q50
+	$(BIN)/python -m tests.bench.engines --write
 	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50
 	$(BIN)/python -m tests.bench.grpo_step --write --sweep
 
-soak: env
+soak: env env-vllm
 	$(BIN)/python -m tests.soak.kills
 	$(BIN)/python -m tests.soak.memory
 	$(BIN)/python -m tests.soak.math_seeds
+	$(BIN)/python -m tests.soak.math_engines
 	$(BIN)/python -m tests.soak.optimizers
 
 clean:
