@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
+# Test files that run at the same time.
+JOBS ?= 2
 
 .PHONY: help quickstart test env env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ quickstart: env
 	@$(BIN)/polymath run math --name quickstart
 
 test: env
-	$(BIN)/python -m pytest $(if $(STRICT),--strict-skips)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(STRICT),--strict-skips)
 
 lint: env
 	$(BIN)/ruff format --check .

@@ -71,13 +71,11 @@ def differences(done: dict[tuple[str, str, int], dict[str, Any]]) -> list[str]:
     """vLLM's accuracy beside the torch engine's, in standard errors of two samples of so many tasks."""
     lines = []
     for dtype in ("float32", "bfloat16"):
-        pairs = [
-            (done["torch", dtype, s]["grpo"], done["vllm", dtype, s]["grpo"]) for e, d, s in done if (e, d) == ("vllm", dtype)
-        ]
+        seeds = [seed for engine, kind, seed in done if (engine, kind) == ("vllm", dtype)]
+        pairs = [(done["torch", dtype, seed]["grpo"], done["vllm", dtype, seed]["grpo"]) for seed in seeds]
         ours, theirs = (sum(pair[i]["accuracy"] for pair in pairs) / len(pairs) for i in (0, 1))
-        error = math.sqrt(sum(e["accuracy"] * (1 - e["accuracy"]) / e["num_tasks"] for pair in pairs for e in pair)) / len(
-            pairs
-        )
+        variances = [e["accuracy"] * (1 - e["accuracy"]) / e["num_tasks"] for pair in pairs for e in pair]
+        error = math.sqrt(sum(variances)) / len(pairs)
         lines.append(
             f"{dtype}: mean accuracy {100 * ours:.1f} with torch, {100 * theirs:.1f} with vllm; difference "
             f"{100 * (theirs - ours):+.1f} points, {abs(theirs - ours) / error:.1f} standard errors of the evaluation alone."
