@@ -49,9 +49,9 @@ def report(done: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     lines = [
         "# `recipes/math.yaml` with each engine",
         "",
-        "Held-out accuracy in percent (a sample a task at temperature 1, 300 tasks) after the cold start and after GRPO, and the",
-        "difference of sampler and trainer log-probabilities in nats over all GRPO steps (99th percentile: median of the steps;",
-        "float32 master weights in both, no token masked or truncated unless said). Written by `make soak`.",
+        "Held-out accuracy in percent (a sample a task at temperature 1, 300 tasks) after the cold start and after GRPO, and",
+        "the difference of sampler and trainer log-probabilities in nats over all GRPO steps (99th percentile: median of the",
+        "steps). Written by `make soak`.",
         "",
         "| dtype | seed | engine | cold start | GRPO | 95 % | gap, mean | gap, 99 % | masked | truncated | tokens/s | wall s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
