@@ -287,7 +287,7 @@ class Specialist:
         plan, workers = self.plan, self.workers
         spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s)
         found = await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
-        self.log.event("engine", batch_invariant=found[0].batch_invariant, reason=found[0].reason)
+        self.log.event("engine", name=plan.engine.name, batch_invariant=found[0].batch_invariant, reason=found[0].reason)
         return Crew(workers.rollouts, workers.rewards, self.primary)
 
     async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> bool:

@@ -82,6 +82,7 @@ def _start(folder: str, model: ModelConfig, config: EngineConfig, tokenizer: Pre
         max_num_seqs=config.max_batch_size,
         enforce_eager=not config.compile,
         kv_cache_memory_bytes=config.kv_cache_bytes or _cache_bytes(hf_config, model.dtype, config),
+        gpu_memory_utilization=0.01,  # the share that vLLM demands to be free; what it takes stands in the line above
         block_size=CPU_BLOCK_SIZE if current_platform.is_cpu() else None,
         enable_prefix_caching=True,
         async_scheduling=False,  # a step's tokens are there when it returns
