@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from recipes.text import duration, number, percent, safe, shorten, split_thinking
+from rl.engine.capabilities import DECLARED
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -143,8 +144,9 @@ def _score_failed(row: Row, progress: Progress) -> str:
 
 def _engine(row: Row, progress: Progress) -> str:
     if row["batch_invariant"]:
-        return f"engine: batch-invariant ({row['reason']})"
-    return f"engine: a batch's make-up changes last bits, as usual ({row['reason']}); engine.deterministic=true avoids it"
+        return f"engine: {row['name']}, batch-invariant ({row['reason']})"
+    avoid = "; engine.deterministic=true avoids it" if DECLARED[row["name"]].batch_invariant else ""
+    return f"engine: {row['name']}; a batch's make-up changes last bits, as usual ({row['reason']}){avoid}"
 
 
 def _trainer(row: Row, progress: Progress) -> str:

@@ -75,7 +75,7 @@ START = [
 ]
 REST = [
     event("checkpoint", 13, stage="base", path="runs/lab-1/checkpoints/step-400", global_step=400),
-    event("engine", 14, batch_invariant=False, reason="batch of 3 against 1"),
+    event("engine", 14, name="torch", batch_invariant=False, reason="batch of 3 against 1"),
     evaluation("base", 400, 15),
     event("stage_finished", 16, stage="base", wall_s=12.6),
     event("stage_started", 16, stage="grpo", kind="grpo", steps=60),

@@ -57,6 +57,9 @@ class VllmEngine(SteppedEngine["VllmCore"]):
 
 
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # which only says that a CPU has no Triton
+logging.getLogger("transformers.training_args").addFilter(  # vLLM's group of this process alone, which SFT does not use
+    lambda record: "process group is initialized" not in str(record.msg)
+)
 
 
 def _start(folder: str, model: ModelConfig, config: EngineConfig, tokenizer: PreTrainedTokenizerBase) -> VllmCore:
