@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from recipes.launch import ray_runtime, start_workers, to_plan
+from recipes.launch import start_workers, to_plan
+from recipes.lines import Progress, line
 from recipes.load import LoadedRecipe
+from recipes.runtime import ray_runtime
 from rewards.errors import UserError
 from rewards.score import part_names
 from rl.checkpoint import last_checkpoint
@@ -43,22 +47,22 @@ def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
 
 async def _evaluate(plan: Plan, folder: str) -> Evaluation:
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
-    workers = await start_workers(plan, _note_restart)
+    workers = await start_workers(plan, _note)
     model = ModelConfig(
         path=folder, dtype=plan.model.dtype, attention=plan.model.attention, trust_remote_code=plan.model.trust_remote_code
     )
     spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s)
     try:
-        await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
-        crew = Crew(workers.rollouts, workers.rewards, part_names(plan.rewards)[0])
+        crew = Crew(workers.rollouts, workers.rewards, part_names(plan.rewards)[0], plan.runtime.timeout_s)
+        await crew.open(spec)
         tasks = data.held_out[: plan.evaluation.num_tasks]
         return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
     finally:
         await asyncio.gather(*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards))
 
 
-def _note_restart(worker: str, why: str) -> None:
-    print(f"{worker} was started again: {why}", file=sys.stderr)
+def _note(event: str, fields: Mapping[str, Any]) -> None:
+    print(line({"type": "event", "event": event, **fields}, Progress()), file=sys.stderr)
 
 
 def _print(result: Evaluation, folder: str, recipe: str) -> None:

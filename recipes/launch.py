@@ -1,6 +1,6 @@
 """Runs a recipe, or resumes a run: the folder, the runtime, training, a summary. Called by `polymath run` and `resume`.
 
-The only module outside `rl/actors.py` and `rl/cluster.py` that knows Ray.
+Where Ray comes from is in `recipes/runtime.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from recipes.report.mismatch import mismatch
 from recipes.report.run import read_lines
 from recipes.resume import Stopped, check_same_inputs, sole_owner
 from recipes.runs import RUNS
+from recipes.runtime import ray_runtime
 from recipes.view import open_view
 from rewards.errors import UserError
 from rewards.plugin import read_source
@@ -154,42 +155,15 @@ def num_threads(config: RuntimeConfig) -> int:
     return config.num_threads or len(os.sched_getaffinity(0))
 
 
-@contextlib.contextmanager
-def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
-    """A Ray of this run's own, stopped at the end; nothing where the recipe says inline."""
-    if config.mode == "inline":
-        yield
-        return
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "runtime: got ray, which is not installed; install it (`make env`) or run with runtime=inline"
-        ) from None
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    ray.init(
-        address="local",  # never a cluster that happens to be up
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-async def start_workers(plan: Plan, restarted: Callable[[str, str], None]) -> Workers:
-    """The workers that the plan's runtime asks for; Ray is up already where it is needed. `restarted`: see rl/cluster.py."""
+async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], None]) -> Workers:
+    """The workers that the plan's runtime asks for; Ray is up already where it is needed. `note`: see rl/cluster.py."""
     config, threads = plan.runtime, num_threads(plan.runtime)
     num_rewards = config.num_reward_workers if plan.rewards else 0
     set_num_threads(threads)
     if config.mode == "ray":
         from rl.cluster import Cluster
 
-        return await Cluster(config, threads, restarted).start(plan.rewards)
+        return await Cluster(config, threads, note).start(plan.rewards)
 
     def make() -> RewardWorker:
         return RewardWorker(plan.rewards)
@@ -268,10 +242,10 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
         asyncio.get_running_loop().add_signal_handler(number, interrupt)
     log.event("workers_starting", runtime=specialist.plan.runtime.mode)
 
-    def restarted(worker: str, why: str) -> None:
-        log.event("worker_restarted", worker=worker, error=why)
+    def note(event: str, fields: Mapping[str, Any]) -> None:
+        log.event(event, **fields)
 
-    workers = await start_workers(specialist.plan, restarted)
+    workers = await start_workers(specialist.plan, note)
     try:
         await specialist.train(workers)
     finally:

@@ -149,6 +149,13 @@ def _engine(row: Row, progress: Progress) -> str:
     return f"engine: {row['name']}; a batch's make-up changes last bits, as usual ({row['reason']}){avoid}"
 
 
+def _workers_placed(row: Row, progress: Progress) -> str:
+    found: dict[str, list[str]] = {}
+    for worker, node in row["nodes"].items():
+        found.setdefault(node, []).append(worker)
+    return "; ".join(f"{node}: {', '.join(workers)}" for node, workers in found.items())
+
+
 def _trainer(row: Row, progress: Progress) -> str:
     because = row["padded_because"]
     return f"trainer: microbatches are {'packed' if because is None else f'padded ({because})'}; products: {row['products']}"
@@ -188,7 +195,9 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "data": lambda row, _: f"data: {row['num_train']} training tasks, {row['num_held_out']} held out",
     "model": lambda row, _: f"model: {row['num_parameters']:,} parameters, vocabulary of {row['vocab_size']}",
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
-    "worker_restarted": lambda row, _: f"{row['worker']} was started again, its work is done again: {_ends(row['error'])}",
+    "workers_placed": _workers_placed,
+    "worker_lost": lambda row, _: f"{row['worker']} is lost, its work is done again: {_ends(row['error'])}",
+    "worker_restarted": lambda row, _: f"{row['worker']} was started again{' on ' + row['node'] if row.get('node') else ''}",
     "resumed": lambda row, _: f"resumed in stage {row['stage']} after step {row['step']} of {row['steps']}",
     "report": lambda row, _: f"report: {row['path']}",
     "stage_finished": lambda row, _: f"stage {row['stage']} finished in {duration(row['wall_s'])}",

@@ -33,6 +33,7 @@ from specialists.generators import GENERATORS, REASONING_GYM
 OWN_GENERATORS = tuple(GENERATORS)
 SHORTHANDS = {"model": "path", "engine": "name", "runtime": "mode"}  # `engine: torch` is `engine: {name: torch}`
 STAGE_SHORTHANDS = {"loss": "name"}  # of a stage: `loss: dapo` is `loss: {name: dapo}`
+ADDRESS = r"auto|(?!ray:)[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}"  # of a Ray cluster
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a run's folder is called by it
 
 StageConfig: TypeAlias = SftConfig | GrpoConfig
@@ -59,7 +60,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if problems := [*_model_problems(self), *_data_problems(self), *_stage_problems(self), *_engine_problems(self)]:
+        if problems := [
+            *_model_problems(self),
+            *_data_problems(self),
+            *_stage_problems(self),
+            *_engine_problems(self),
+            *_runtime_problems(self.runtime),
+        ]:
             text = "; ".join(f"{dotted(key)}: {problem}" for key, problem in problems)
             raise PydanticCustomError("recipe", "{text}", {"text": text, "problems": problems})
         return self
@@ -150,9 +157,31 @@ def _stage_problems(recipe: Recipe) -> Problems:
                 )
             yield from _loss_problems(key, stage)
     yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
-    if recipe.runtime.num_trainers > 1 and recipe.runtime.mode == "inline":
-        trainers = show(recipe.runtime.num_trainers)
-        yield ("runtime", "num_trainers"), f"got {trainers}; allowed: 1 where runtime is inline; with ray, any number"
+
+
+def _runtime_problems(runtime: RuntimeConfig) -> Problems:
+    if runtime.mode == "inline":
+        if runtime.num_trainers > 1:
+            yield (
+                ("runtime", "num_trainers"),
+                f"got {runtime.num_trainers}; allowed: 1 where runtime is inline; with ray, any number",
+            )
+        if runtime.address is not None:
+            yield (
+                ("runtime", "address"),
+                f"got {show(runtime.address)} where runtime is inline; allowed: null, or runtime.mode: ray",
+            )
+    if runtime.address is not None and not re.fullmatch(ADDRESS, runtime.address):
+        yield (
+            ("runtime", "address"),
+            f"got {show(runtime.address)}; allowed: auto, host:port of the head of a cluster that this machine is part of, or null",
+        )
+    for kind, claim in (
+        ("trainer", runtime.resources.trainer), ("rollout", runtime.resources.rollout), ("reward", runtime.resources.reward),
+    ):  # fmt: skip
+        gpus = (claim or {}).get("GPU", 0.0)
+        if gpus > 1 and gpus != int(gpus):
+            yield ("runtime", "resources", kind, "GPU"), f"got {gpus:g}; allowed: whole GPUs, or a share of one, less than 1"
 
 
 def _engine_problems(recipe: Recipe) -> Problems:

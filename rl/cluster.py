@@ -1,30 +1,27 @@
-"""A run's workers on Ray as its driver sees them: placement, a timeout on every wait, and workers that are started again.
+"""A run's workers on Ray as its driver sees them: started in their places, a timeout on every wait, started again when lost.
 
-A rollout or reward worker whose process dies is replaced and its work is done again: randomness belongs to tokens'
-positions, so the second result equals the first. A trainer that dies ends the run, which resumes from its checkpoint.
+A rollout or reward worker that is lost, with its process or its node, is started again in the background while others do its
+work: randomness belongs to tokens' positions, so the second result equals the first. A trainer that dies ends the run, which
+resumes from its checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rewards.errors import UserError
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
 from rl.actors import RewardActor, RolloutActor, TrainerActor
 from rl.config import RuntimeConfig
-from rl.workers import Event, Job, WorkerDiedError, Workers
+from rl.placement import POLL_S, Place, check_room, claims, node_names
+from rl.workers import Event, Job, WorkerDiedError, WorkerLostError, Workers
 
 if TYPE_CHECKING:
     from rl.batch import Sample
@@ -33,149 +30,138 @@ if TYPE_CHECKING:
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, TrainerFacts, TrainerSpec
 
-POLL_S = 0.05  # between two looks at a job's events
-SLIVER = 0.01  # of a core: on one machine trainer and sampler take turns on the same cores
-Restarted = Callable[[str, str], None]  # gets the worker's name and why it was started again
+Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]  # gets what happened to workers: an event's name and fields
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Starts a run's actors in one placement group: trainers first, then rollout workers, then reward workers."""
+    """Starts a run's actors: trainers close together, every other worker in a place of its own."""
 
     config: RuntimeConfig
     num_threads: int  # of each worker's tensor operations
-    restarted: Restarted
+    note: Note
 
     async def start(self, sources: Sequence[RewardSource]) -> Workers:
-        """All workers, started side by side; returns when every one of them is up."""
-        config, threads, timeout_s = self.config, self.num_threads, self.config.timeout_s
+        """All workers, started side by side; returns when every one of them is up.
+
+        Raises:
+            UserError: the cluster has no room for them.
+        """
+        config, timeout_s = self.config, self.config.timeout_s
+        num_rewards = config.num_reward_workers if sources else 0
+        wanted = claims(config, int(ray.cluster_resources().get("GPU", 0)))
+        check_room(config, wanted, num_rewards)
+        home = Place("the trainers' place", [wanted.trainer] * config.num_trainers, (), asyncio.Lock())
+        apart, lock = list[Place](), asyncio.Lock()
+        rollouts, rewards, places = list[RayRollouts](), list[RayRewards](), {"trainer": home}
+        for i in range(config.num_rollout_workers):
+            name = f"rollout worker {i}"
+            places[name] = Place(name, [wanted.rollout], apart, lock if config.spread else asyncio.Lock())
+            rollouts.append(RayRollouts(self._worker(name, places[name], RolloutActor, self.num_threads, timeout_s)))
+        if config.spread:
+            apart += [places[rollout.worker.name] for rollout in rollouts]
         deadline_s = sum(source.timeout_s for source in sources)
-        place = await self._reserve()
+        for i in range(num_rewards):
+            name = f"reward worker {i}"
+            places[name] = Place(name, [wanted.reward], (), asyncio.Lock())
+            rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources), deadline_s))
+        started = asyncio.gather(*(r.worker.begin() for r in rollouts), *(r.worker.begin() for r in rewards))
+        trainer, _ = await asyncio.gather(self._trainer(home), started)
+        if config.address is not None:
+            names = node_names()
+            self.note("workers_placed", {"nodes": {name: names.get(place.node, place.node) for name, place in places.items()}})
+        return Workers(trainer, rollouts, rewards)
 
-        def start(cls: type, *arguments: Any) -> Callable[[int], Any]:
-            return lambda bundle: _actor(cls, place, bundle, *arguments)
-
-        first_rollout = config.num_trainers
-        first_reward = first_rollout + config.num_rollout_workers
-        trainers = [start(TrainerActor, threads, timeout_s)(i) for i in range(first_rollout)]
-        rollouts = [
-            RayRollouts(self._worker(f"rollout worker {i}", start(RolloutActor, threads, timeout_s), first_rollout + i))
-            for i in range(config.num_rollout_workers)
-        ]
-        rewards = [
-            RayRewards(self._worker(f"reward worker {i}", start(RewardActor, sources), first_reward + i), deadline_s)
-            for i in range(config.num_reward_workers if sources else 0)
-        ]
+    async def _trainer(self, place: Place) -> RayTrainer:
+        timeout_s, count = self.config.timeout_s, self.config.num_trainers
+        await place.settle(timeout_s)
+        trainers = [place.start(TrainerActor, self.num_threads, timeout_s, bundle=i) for i in range(count)]
         await asyncio.gather(
-            *(answer(t.__ray_ready__.remote(), timeout_s, f"trainer {i} to start") for i, t in enumerate(trainers)),
-            *(rollout.worker.ready() for rollout in rollouts),
-            *(reward.worker.ready() for reward in rewards),
+            *(answer(t.__ray_ready__.remote(), timeout_s, f"trainer {i} to start") for i, t in enumerate(trainers))
         )
-        if len(trainers) > 1:
+        if count > 1:
             address = await answer(trainers[0].address.remote(), timeout_s, "a trainer's address")
-            backend = "nccl" if place.bundle_specs[0].get("GPU") == 1 else "gloo"  # NCCL wants a GPU a rank
-            joins = (t.join.remote(rank, len(trainers), address, backend) for rank, t in enumerate(trainers))
+            backend = "nccl" if place.bundles[0].get("GPU", 0) >= 1 else "gloo"  # NCCL wants a GPU a rank
+            joins = (t.join.remote(rank, count, address, backend) for rank, t in enumerate(trainers))
             await asyncio.gather(*(answer(join, timeout_s, "the trainers to join") for join in joins))
-        return Workers(RayTrainer(trainers, timeout_s), rollouts, rewards)
+        return RayTrainer(trainers, timeout_s)
 
-    def _worker(self, name: str, start: Callable[[int], Any], bundle: int) -> Revivable:
-        return Revivable(name, lambda: start(bundle), self.config.timeout_s, self.config.max_restarts, self.restarted)
-
-    async def _reserve(self) -> PlacementGroup:
-        """A bundle for each worker. GPUs go to trainers and engines, whole ones where there are enough, else shares."""
-        config = self.config
-        num_models = config.num_trainers + config.num_rollout_workers
-        gpus = gpu_share(num_models, int(ray.cluster_resources().get("GPU", 0)))
-        model = {"CPU": SLIVER, **({"GPU": gpus} if gpus else {})}
-        place = placement_group([model] * num_models + [{"CPU": SLIVER}] * config.num_reward_workers, strategy="PACK")
-        try:
-            await answer(place.ready(), config.timeout_s, "room for the workers")
-        except TimeoutError:
-            raise UserError(
-                f"runtime: {num_models} trainers and rollout workers with {gpus} GPUs each, and {config.num_reward_workers} "
-                f"reward workers, found no room within {config.timeout_s:.0f} s; the cluster has {ray.available_resources()}"
-            ) from None
-        return place
-
-
-def gpu_share(num_models: int, num_gpus: int) -> float:
-    """GPUs for each of so many workers: one each where there are enough, else the largest share that fits beside others.
-
-    >>> gpu_share(3, 8), gpu_share(3, 2), gpu_share(7, 2), gpu_share(3, 0)
-    (1.0, 0.5, 0.25, 0.0)
-    """
-    return int(100 / math.ceil(num_models / num_gpus)) / 100 if num_gpus else 0.0
-
-
-def _actor(cls: type, place: PlacementGroup, bundle: int, *arguments: Any) -> Any:
-    resources = place.bundle_specs[bundle]
-    options = {
-        "num_cpus": resources["CPU"],
-        "num_gpus": resources.get("GPU", 0),
-        "max_concurrency": 64,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=bundle),
-    }
-    return ray.remote(**options)(cls).remote(*arguments)
+    def _worker(self, name: str, place: Place, cls: type, *arguments: Any) -> Revivable:
+        return Revivable(name, place, lambda: place.start(cls, *arguments), self.config, self.note)
 
 
 class Revivable:
-    """An actor that is started again when its process dies. `prepare`, if set, brings a new one to where the old one was."""
+    """An actor that is started again in the background when it is lost: where it was, else once a node has room.
 
-    def __init__(self, name: str, start: Callable[[], Any], timeout_s: float, max_restarts: int, restarted: Restarted) -> None:
-        self.name, self.timeout_s = name, timeout_s
+    `absence` is None while it is there; see `rl/pool.py`. `prepare`, if set, brings a new actor to where the old one was.
+    """
+
+    def __init__(self, name: str, place: Place, start: Callable[[], Any], config: RuntimeConfig, note: Note) -> None:
+        self.name, self.timeout_s = name, config.timeout_s
         self.prepare: Callable[[Any], Awaitable[None]] | None = None
-        self._start, self._max_restarts, self._restarted = start, max_restarts, restarted
-        self._actor, self._num_restarts = start(), 0
-        self._lock = asyncio.Lock()
+        self.absence: asyncio.Task[None] | None = None
+        self._place, self._start, self._max_restarts, self._note = place, start, config.max_restarts, note
+        self._actor: Any = None
+        self._num_restarts = 0
 
-    async def ready(self) -> None:
+    async def begin(self) -> None:
+        """Returns when the first actor is up; one that dies at once is an error, not a loss."""
+        await self._place.settle(self.timeout_s)
+        self._actor = self._start()
         await answer(self._actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start")
 
     async def call(self, method: Callable[[Any], Any], what: str, more_s: float = 0.0) -> Any:
-        """The answer to `method(actor)`; asked again of a new actor where the old one died over it.
-
-        `more_s`: seconds beyond the usual limit that it may rightly take.
+        """The answer to `method(actor)`. `more_s`: seconds beyond the usual limit that it may rightly take.
 
         Raises:
-            TimeoutError: no answer in time. WorkerDiedError: it died more often than `runtime.max_restarts` allows.
+            TimeoutError: no answer in time. WorkerLostError: it is gone; `absence` tells when it is back.
         """
-        while True:
-            actor = self._actor
-            try:
-                return await answer(method(actor), self.timeout_s + more_s, what)
-            except WorkerDiedError as error:
-                await self._revive(actor, error)
+        if self.absence is not None:
+            raise WorkerLostError(f"{self.name} is not there")
+        actor = self._actor
+        try:
+            return await answer(method(actor), self.timeout_s + more_s, what)
+        except WorkerLostError as error:
+            if self._actor is actor and self.absence is None:  # else another call has seen it first
+                self.absence = asyncio.create_task(self._revive(error))
+            raise
 
     async def close(self, method: Callable[[Any], Any], what: str) -> None:
-        """As `call`, for the last time: an actor that is gone is as good as closed."""
-        with contextlib.suppress(WorkerDiedError):
-            await answer(method(self._actor), self.timeout_s, what)
+        """The last call; an actor that is gone is as good as closed."""
+        if self.absence is None:
+            try:
+                await answer(method(self._actor), self.timeout_s, what)
+            except WorkerLostError:
+                return
+        else:
+            self.absence.cancel()
+            await asyncio.gather(self.absence, return_exceptions=True)
 
-    async def _revive(self, dead: Any, error: WorkerDiedError) -> None:
-        """Replaces a dead actor; a replacement that dies before it is ready counts as well."""
-        async with self._lock:
-            while self._actor is dead:  # else another call has seen to it
-                if self._num_restarts == self._max_restarts:
-                    raise WorkerDiedError(
-                        f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
-                        "runtime.max_restarts if its machine is to blame"
-                    ) from error
-                self._num_restarts += 1
-                ray.kill(dead)  # an actor that is out of reach, not dead, would keep its place
-                actor = self._start()
-                try:
-                    await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
-                    if self.prepare is not None:
-                        await self.prepare(actor)
-                except WorkerDiedError as again:
-                    ray.kill(actor)
-                    error = again
-                except BaseException:
-                    ray.kill(actor)
-                    raise
-                else:
-                    self._actor = actor
-                    self._restarted(self.name, str(error))
+    async def _revive(self, error: Exception) -> None:
+        """Replaces the actor; a replacement that dies, or hangs, before it is ready counts as well."""
+        self._note("worker_lost", {"worker": self.name, "error": str(error)})
+        actor = self._actor
+        while True:
+            if self._num_restarts == self._max_restarts:
+                raise WorkerDiedError(
+                    f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
+                    "runtime.max_restarts if its machine is to blame"
+                ) from error
+            self._num_restarts += 1
+            ray.kill(actor)  # one that is out of reach, not dead, would keep its place
+            await self._place.settle(None)
+            actor = self._start()
+            try:
+                await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
+                if self.prepare is not None:
+                    await self.prepare(actor)
+            except (WorkerLostError, TimeoutError) as again:
+                error = again
+            else:
+                break
+        self._actor, self.absence = actor, None
+        node = node_names().get(self._place.node, self._place.node)
+        self._note("worker_restarted", {"worker": self.name, "error": str(error), "node": node})
 
 
 @dataclass(frozen=True)
@@ -227,17 +213,26 @@ class RayRollouts:
     _weights: Any = None  # the newest, which a new actor needs
 
     def __post_init__(self) -> None:
-        self.worker.prepare = self._prepare
+        self.worker.prepare = self._catch_up
 
-    async def _prepare(self, actor: Any) -> None:
-        if self._spec is not None:
-            await answer(actor.open.remote(self._spec), self.worker.timeout_s, "an engine to start again")
-        if self._weights is not None:
-            await answer(actor.pull.remote(self._weights), self.worker.timeout_s, "a rollout worker to load the weights again")
+    @property
+    def absence(self) -> asyncio.Task[None] | None:
+        return self.worker.absence
 
-    async def open(self, spec: EngineSpec) -> Capabilities:
+    async def _catch_up(self, actor: Any) -> None:
+        """Brings a new actor to the newest model and weights, though they change while it loads them."""
+        spec = weights = None
+        while spec is not self._spec or weights is not self._weights:
+            if spec is not self._spec:
+                spec, weights = self._spec, None
+                await answer(actor.open.remote(spec), self.worker.timeout_s, "an engine to start again")
+            else:
+                weights = self._weights
+                await answer(actor.pull.remote(weights), self.worker.timeout_s, "a new rollout worker to load the weights")
+
+    async def open(self, spec: EngineSpec) -> Capabilities | None:
         self._spec, self._weights = spec, None
-        found: Capabilities = await self.worker.call(lambda actor: actor.open.remote(spec), "an engine to start")
+        found: Capabilities | None = await self._tell(lambda actor: actor.open.remote(spec), "an engine to start")
         return found
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
@@ -247,16 +242,27 @@ class RayRollouts:
 
     async def pull(self, weights: Any) -> None:
         self._weights = weights
-        await self.worker.call(lambda actor: actor.pull.remote(weights), "a rollout worker to load new weights")
+        await self._tell(lambda actor: actor.pull.remote(weights), "a rollout worker to load new weights")
 
     async def close(self) -> None:
         await self.worker.close(lambda actor: actor.close.remote(), "an engine to stop")
+
+    async def _tell(self, method: Callable[[Any], Any], what: str) -> Any:
+        """The answer; None from a worker that is away or lost over it, which catches up before it is back."""
+        try:
+            return await self.worker.call(method, what)
+        except WorkerLostError:
+            return None
 
 
 @dataclass(frozen=True)
 class RayRewards:
     worker: Revivable
     deadline_s: float  # what the rewards may take for one completion, all together
+
+    @property
+    def absence(self) -> asyncio.Task[None] | None:
+        return self.worker.absence
 
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
         what, more_s = f"the scores of {len(items)} completions", len(items) * self.deadline_s
@@ -271,21 +277,29 @@ async def answer(awaitable: Any, timeout_s: float, what: str) -> Any:
     """Waits for an actor's answer; an error of the worker is raised as itself, with the worker's traceback chained.
 
     Raises:
-        TimeoutError: no answer in time. WorkerDiedError: the actor's process is gone. Both say what was waited for.
+        TimeoutError: no answer in time. WorkerLostError: the actor is gone, or its node with the answer in its memory.
+        WorkerDiedError: what it was to read, such as weights, is gone with another worker. All say what was waited for.
     """
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
             return await awaitable
     except ray.exceptions.RayTaskError as error:  # before TimeoutError: it may be one as well, the worker's own
+        if isinstance(error.cause, ray.exceptions.ObjectLostError):
+            raise WorkerDiedError(f"what a worker needed for {what} was lost with the one that had it") from error
         raise error.cause from error
     except TimeoutError:
         if not limit.expired():
             raise
         raise TimeoutError(f"waited {timeout_s:.0f} s for {what}; raise runtime.timeout_s if it needs longer") from None
-    except ray.exceptions.RayActorError as error:
-        why = str(error).partition("\n")[0]  # the rest is the same advice every time
-        raise WorkerDiedError(f"the worker died during {what}: {why}") from error
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        raise WorkerLostError(f"the worker died during {what}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Ray's reason: the line that it ends with where it names one, else its first; the rest is the same every time."""
+    first, *rest = str(error).splitlines()
+    return next((line.strip() for line in rest if line.startswith("The actor died because")), first)
 
 
 async def _future(reference: Any) -> Any:

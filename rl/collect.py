@@ -1,6 +1,6 @@
 """From tasks to scored groups, and from held-out tasks to an accuracy: the two uses of rollout and reward workers.
 
-Work is dealt out in a fixed order, so a result does not depend on which worker is quicker.
+Work is dealt out in a fixed order to the workers that are there, so a result does not depend on which of them is quicker.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from itertools import chain
 from rewards.result import RewardResult
 from rewards.score import is_correct
 from rewards.task import Task
-from rl.config import SamplingConfig
+from rl.config import RuntimeConfig, SamplingConfig
+from rl.engine.protocol import Capabilities
+from rl.pool import Pool
 from rl.rollout import GroupRequest
 from rl.stats import pass_at_k, wilson_interval
 from rl.trajectory import ScoredTrajectory, Trajectory, TrajectoryGroup
-from rl.workers import RewardHandle, RolloutHandle
+from rl.workers import EngineSpec, RewardHandle, RolloutHandle
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,37 @@ class Collected:
         return Collected([*self.groups, *other.groups], self.rollout_s + other.rollout_s, self.score_s + other.score_s)
 
 
-@dataclass(frozen=True)
 class Crew:
-    """The workers that turn tasks into scored trajectories; `primary` is the reward part that decides accuracy."""
+    """The workers that turn tasks into scored trajectories; `primary` is the reward part that decides accuracy.
 
-    rollouts: Sequence[RolloutHandle]
-    rewards: Sequence[RewardHandle]
-    primary: str
+    Workers may be lost and come back while it works (rl/pool.py); `timeout_s` is how long it waits when none is left.
+    """
+
+    def __init__(
+        self,
+        rollouts: Sequence[RolloutHandle],
+        rewards: Sequence[RewardHandle],
+        primary: str,
+        timeout_s: float = RuntimeConfig.timeout_s,
+    ) -> None:
+        self.primary = primary
+        self._rollouts, self._rewards = Pool("rollout", rollouts, timeout_s), Pool("reward", rewards, timeout_s)
+
+    async def open(self, spec: EngineSpec) -> Capabilities:
+        """This engine in every rollout worker; in those that are away, before they are back."""
+        found = await asyncio.gather(*(worker.open(spec) for worker in self._rollouts.workers))
+        there = next((one for one in found if one is not None), None)
+        while there is None:
+            there = await self._rollouts.run(0, lambda worker: worker.open(spec))
+        return there
 
     async def groups(self, requests: Sequence[GroupRequest]) -> Collected:
         """Rollouts of every request, scored; one group a request, in order. A worker's share is scored once it is there."""
         start = time.perf_counter()
         sampled_at = [start]
 
-        async def share(worker: RolloutHandle, mine: Sequence[GroupRequest]) -> list[TrajectoryGroup]:
-            rollouts = await worker.rollout(mine)
+        async def share(first: int, mine: Sequence[GroupRequest]) -> list[TrajectoryGroup]:
+            rollouts = await self._rollouts.run(first, lambda worker: worker.rollout(mine))
             sampled_at.append(time.perf_counter())
             scores = iter(await self._score(list(chain.from_iterable(rollouts))))
             return [
@@ -55,22 +73,18 @@ class Crew:
                 for request, members in zip(mine, rollouts, strict=True)
             ]
 
-        count = len(self.rollouts)
-        shares = [(worker, requests[i::count]) for i, worker in enumerate(self.rollouts)]
-        answers = await asyncio.gather(*(share(worker, mine) for worker, mine in shares if mine))
-        groups = [answers[i % count][i // count] for i in range(len(requests))]
+        groups = await self._rollouts.each_share(requests, share)
         rollout_s = max(sampled_at) - start
         return Collected(groups, rollout_s, time.perf_counter() - start - rollout_s)
 
     async def pull(self, weights: object) -> None:
-        await asyncio.gather(*(worker.pull(weights) for worker in self.rollouts))
+        await asyncio.gather(*(worker.pull(weights) for worker in self._rollouts.workers))
 
     async def _score(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
-        items = [(t.task, t.completion) for t in trajectories]
-        count = len(self.rewards)
-        shares = [items[i::count] for i in range(count)]
-        answers = await asyncio.gather(*(w.score(s) for w, s in zip(self.rewards, shares, strict=True) if s))
-        return [answers[i % count][i // count] for i in range(len(items))]
+        async def share(first: int, mine: Sequence[tuple[Task, str]]) -> list[RewardResult]:
+            return await self._rewards.run(first, lambda worker: worker.score(mine))
+
+        return await self._rewards.each_share([(t.task, t.completion) for t in trajectories], share)
 
 
 @dataclass(frozen=True)

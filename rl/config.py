@@ -154,17 +154,33 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """What each worker of a kind claims of its node, in Ray's resources: CPU, GPU, memory (bytes), and names of one's own.
+
+    null: a sliver of a core, and for trainers and rollout workers a GPU each where there are enough, else equal shares.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    trainer: Mapping[str, PositiveFloat] | None = None
+    rollout: Mapping[str, PositiveFloat] | None = None
+    reward: Mapping[str, PositiveFloat] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Where the workers run. `runtime: inline` is short for `runtime: {mode: inline}`."""
 
     __pydantic_config__ = FORBID_EXTRA
     mode: Literal["ray", "inline"] = "ray"
+    address: str | None = None  # a Ray cluster to run on: auto, or host:port of its head; null: a Ray of this run's own
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    spread: bool = False  # no two rollout workers on one node
     num_trainers: PositiveInt = 1  # data-parallel; they share each GRPO step's samples
     num_rollout_workers: PositiveInt = 1
     num_reward_workers: PositiveInt = 1
     num_threads: PositiveInt | None = None  # of each worker's tensor operations; null: the machine's cores
     timeout_s: PositiveFloat = 600.0  # the longest wait for any single answer of a worker
-    max_restarts: CountInt = 3  # of each rollout and reward worker that dies; their work is done again
+    max_restarts: CountInt = 3  # of each rollout and reward worker that is lost; its work is done again
 
 
 @dataclass(frozen=True, kw_only=True)

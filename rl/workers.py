@@ -30,7 +30,20 @@ from rl.trajectory import Trajectory
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker's process ended while it was needed."""
+    """A worker's process ended while it was needed, and the run cannot go on without it."""
+
+
+class WorkerLostError(WorkerDiedError):
+    """A worker went with the call that it had; others can do the call, or the worker itself when it is back."""
+
+
+class Member(Protocol):
+    """A worker that may go and come back."""
+
+    @property
+    def absence(self) -> asyncio.Task[None] | None:
+        """None while the worker is there; else a task that ends when it is back, and raises where it never will be."""
+        ...
 
 
 Event: TypeAlias = dict[str, Any]
@@ -116,9 +129,12 @@ class TrainerHandle(Protocol):
         ...
 
 
-class RolloutHandle(Protocol):
-    async def open(self, spec: EngineSpec) -> Capabilities:
-        """Starts the engine that the calls below use, in place of an earlier one."""
+class RolloutHandle(Member, Protocol):
+    async def open(self, spec: EngineSpec) -> Capabilities | None:
+        """Starts the engine that the calls below use, in place of an earlier one.
+
+        None from a worker that is away: it opens the newest engine, and pulls the newest weights, before it is back.
+        """
         ...
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]: ...
@@ -128,7 +144,7 @@ class RolloutHandle(Protocol):
     async def close(self) -> None: ...
 
 
-class RewardHandle(Protocol):
+class RewardHandle(Member, Protocol):
     async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]: ...
 
     async def close(self) -> None: ...
@@ -219,6 +235,8 @@ class InlineTrainer:
 class InlineRollouts:
     """Rollouts in this process."""
 
+    absence: asyncio.Task[None] | None = None  # always there
+
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._worker: RolloutWorker | None = None
@@ -251,6 +269,8 @@ class InlineRollouts:
 
 class InlineRewards:
     """Rewards in a child of this process, waited for in a thread."""
+
+    absence: asyncio.Task[None] | None = None  # always there
 
     def __init__(self, worker: RewardWorker, timeout_s: float) -> None:
         self.worker, self.timeout_s = worker, timeout_s

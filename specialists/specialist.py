@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -286,9 +285,10 @@ class Specialist:
         """The rollout and reward workers, with this model in every engine."""
         plan, workers = self.plan, self.workers
         spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s)
-        found = await asyncio.gather(*(worker.open(spec) for worker in workers.rollouts))
-        self.log.event("engine", name=plan.engine.name, batch_invariant=found[0].batch_invariant, reason=found[0].reason)
-        return Crew(workers.rollouts, workers.rewards, self.primary)
+        crew = Crew(workers.rollouts, workers.rewards, self.primary, plan.runtime.timeout_s)
+        found = await crew.open(spec)
+        self.log.event("engine", name=plan.engine.name, batch_invariant=found.batch_invariant, reason=found.reason)
+        return crew
 
     async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> bool:
         """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary. True for a new best."""
