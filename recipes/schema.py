@@ -174,7 +174,7 @@ def _runtime_problems(runtime: RuntimeConfig) -> Problems:
     if runtime.address is not None and not re.fullmatch(ADDRESS, runtime.address):
         yield (
             ("runtime", "address"),
-            f"got {show(runtime.address)}; allowed: auto, host:port of the head of a cluster that this machine is part of, or null",
+            f"got {show(runtime.address)}; allowed: auto, host:port of a cluster's head (this machine is part of it), or null",
         )
     for kind, claim in (
         ("trainer", runtime.resources.trainer), ("rollout", runtime.resources.rollout), ("reward", runtime.resources.reward),

@@ -57,10 +57,11 @@ class Pool(Generic[W]):
             for absence in absences:
                 if absence.done():
                     absence.result()  # raises: it will not be back
-            for place in [first, *range(len(self.workers))]:
-                if self.workers[place].absence is None and place not in self._busy:
-                    self._busy.add(place)
-                    return place
+            there = {place for place, worker in enumerate(self.workers) if worker.absence is None} - self._busy
+            if there:
+                place = first if first in there else min(there)
+                self._busy.add(place)
+                return place
             self._given_back.clear()  # nothing was free just now, and nobody else runs until the wait below
             given_back = asyncio.create_task(self._given_back.wait())
             limit = self.timeout_s if len(absences) == len(self.workers) else None  # a worker at work has a limit of its own
