@@ -15,7 +15,7 @@ from rewards.result import RewardResult
 from rewards.score import is_correct
 from rewards.task import Task
 from rl.config import RuntimeConfig, SamplingConfig
-from rl.engine.protocol import Capabilities
+from rl.engine.capabilities import Capabilities
 from rl.pool import Pool
 from rl.rollout import GroupRequest
 from rl.stats import pass_at_k, wilson_interval
