@@ -18,7 +18,8 @@ from typing import NoReturn, get_args
 import psutil
 
 from recipes.check import check_files, check_source
-from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
+from recipes.check_cluster import check_cluster_file, is_cluster_file
+from recipes.load import CLUSTER_FILES, FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
 from recipes.resume import find_stopped, sole_owner
 from recipes.runs import RUNS, find_run
@@ -106,7 +107,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recipes = command("recipes", "list, show and check recipes", _recipes)
     actions = ["list", "show", "check", "schema"]
     recipes.add_argument("action", nargs="?", choices=actions, default="list", help="what to do (default: list)")
-    text = "check: no recipe means all shipped ones"
+    text = "check: no recipe means all shipped ones; a file of Ray's cluster launcher or a Slurm script does as well"
     recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
     _add_json(recipes)
 
@@ -277,7 +278,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
         values = loaded.recipe.model_dump(mode="json")
         print(json.dumps(values, indent=2) if arguments.json else resolved_yaml(loaded.recipe).rstrip())
         return 0
-    return _check(names or list(shipped()), overrides, as_json=arguments.json)
+    return _check(names or [*shipped(), *CLUSTER_FILES], overrides, as_json=arguments.json)
 
 
 def _list(*, as_json: bool) -> int:
@@ -296,7 +297,11 @@ def _check(names: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> 
     problems: dict[str, Sequence[str]] = {}
     for name in names:
         try:
-            _checked(name, overrides)
+            path = find(name, Path.cwd())
+            if is_cluster_file(path):
+                check_cluster_file(path, os.path.relpath(path), _check_command)
+            else:
+                _checked(name, overrides)
             problems[name] = ()
         except RecipeError as err:
             problems[name] = err.problems
@@ -309,6 +314,16 @@ def _check(names: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> 
     if lines := [line for found in problems.values() for line in found]:
         raise RecipeError(lines)
     return 0
+
+
+def _check_command(words: Sequence[str]) -> None:
+    """Raise UserError where `polymath WORDS` would refuse its words, or its recipe with them."""
+    _, commands = parsers()
+    if words[0] not in commands:
+        raise UserError(f"{words[0]}: unknown command; allowed: {', '.join(commands)}{did_you_mean(words[0], commands)}")
+    arguments = commands[words[0]].parse_intermixed_args(list(words[1:]))
+    if "recipe" in arguments:
+        _checked(arguments.recipe, arguments.overrides, model=words[0] != "eval")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
