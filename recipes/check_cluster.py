@@ -29,12 +29,12 @@ PATH = r"\S+"
 OPTIONS = {
     "account": NAMES, "array": r"\d[\d,%-]*", "chdir": PATH, "constraint": r"\S+", "cpus-per-gpu": COUNT,
     "cpus-per-task": COUNT, "dependency": NAMES, "error": PATH, "exclude": NAMES, "exclusive": r"|user|mcs",
-    "export": r"\S+", "gpus": r"(\w+:)?\d+", "gpus-per-node": r"(\w+:)?\d+", "gpus-per-task": r"(\w+:)?\d+", "gres": NAMES, "job-name": r"\S+",
-    "mail-type": r"[A-Z_,0-9]+", "mail-user": r"\S+", "mem": SIZE, "mem-per-cpu": SIZE, "mem-per-gpu": SIZE,
-    "nodelist": NAMES, "nodes": r"\d+(-\d+)?", "ntasks": COUNT, "ntasks-per-node": COUNT, "open-mode": "append|truncate",
-    "output": PATH, "partition": NAMES, "qos": NAMES, "requeue": "", "no-requeue": "", "reservation": NAMES,
-    "signal": r"([RB]{1,2}:)?(\d+|(SIG)?[A-Z]+\d?)(@\d+)?", "time": r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}",
-    "wait-all-nodes": "[01]",
+    "export": r"\S+", "gpus": r"(\w+:)?\d+", "gpus-per-node": r"(\w+:)?\d+", "gpus-per-task": r"(\w+:)?\d+", "gres": NAMES,
+    "job-name": r"\S+", "mail-type": r"[A-Z_,0-9]+", "mail-user": r"\S+", "mem": SIZE, "mem-per-cpu": SIZE,
+    "mem-per-gpu": SIZE, "nodelist": NAMES, "nodes": r"\d+(-\d+)?", "ntasks": COUNT, "ntasks-per-node": COUNT,
+    "open-mode": "append|truncate", "output": PATH, "partition": NAMES, "qos": NAMES, "requeue": "", "no-requeue": "",
+    "reservation": NAMES, "signal": r"([RB]{1,2}:)?(\d+|(SIG)?[A-Z]+\d?)(@\d+)?",
+    "time": r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}", "wait-all-nodes": "[01]",
 }  # fmt: skip
 SHORT = {
     "A": "account", "a": "array", "D": "chdir", "C": "constraint", "c": "cpus-per-task", "d": "dependency", "e": "error",

@@ -19,7 +19,7 @@ import psutil
 
 from recipes.check import check_files, check_source
 from recipes.check_cluster import check_cluster_file, is_cluster_file
-from recipes.load import CLUSTER_FILES, FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
+from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
 from recipes.plan import plan
 from recipes.resume import find_stopped, sole_owner
 from recipes.runs import RUNS, find_run
@@ -107,7 +107,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recipes = command("recipes", "list, show and check recipes", _recipes)
     actions = ["list", "show", "check", "schema"]
     recipes.add_argument("action", nargs="?", choices=actions, default="list", help="what to do (default: list)")
-    text = "check: no recipe means all shipped ones; a file of Ray's cluster launcher or a Slurm script does as well"
+    text = "check: no recipe means all shipped ones; a file of Ray's cluster launcher or a Slurm script will do"
     recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
     _add_json(recipes)
 
@@ -278,7 +278,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
         values = loaded.recipe.model_dump(mode="json")
         print(json.dumps(values, indent=2) if arguments.json else resolved_yaml(loaded.recipe).rstrip())
         return 0
-    return _check(names or [*shipped(), *CLUSTER_FILES], overrides, as_json=arguments.json)
+    return _check(names or list(shipped()), overrides, as_json=arguments.json)
 
 
 def _list(*, as_json: bool) -> int:

@@ -26,7 +26,6 @@ from recipes.tree import Key, Node, Origin, RecipeError, did_you_mean, dotted, s
 from rl.losses.config import GrpoLossConfig
 
 FOLDER = Path(__file__).resolve().parent  # of the shipped recipes
-CLUSTER_FILES = ("cluster/ray_cluster.yaml", "cluster/slurm.sh")  # shipped beside the recipes: they start Ray on machines
 LOCAL_PREFIXES = ("./", "../", "/", "~", "runs/")  # a path that starts so is local, whether it exists or not
 
 
@@ -100,7 +99,7 @@ def shipped() -> dict[str, Path]:
     """The recipes that come with Polymath, by name. `base.yaml` files are there to be extended, not run."""
     paths = [*sorted(FOLDER.glob("*.yaml")), *sorted(FOLDER.glob("*/*.yaml"))]
     recipes = {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in paths if path.name != "base.yaml"}
-    return {name: path for name, path in recipes.items() if not name.startswith("cluster/")}
+    return {name: path for name, path in recipes.items() if path.parent.name != "cluster"}  # those start Ray on machines
 
 
 def find(name: str, folder: Path, origin: str | None = None) -> Path:

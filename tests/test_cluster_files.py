@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from recipes.cli import main
-from recipes.load import CLUSTER_FILES, FOLDER, shipped
+from recipes.load import FOLDER, shipped
 
+CLUSTER_FILES = ("cluster/ray_cluster.yaml", "cluster/slurm.sh")
 RAY, SLURM = ((FOLDER / name).read_text() for name in CLUSTER_FILES)
 
 
