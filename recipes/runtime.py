@@ -59,11 +59,25 @@ def _join(address: str) -> None:
     try:
         _init(address=address, env={"working_dir": str(ROOT), "excludes": list(EXCLUDES)})
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())
+        text, hint = _whole_text(error), _HINT
         if "Version mismatch" in text:
-            hint = "start every node with the same versions of Python and Ray as this environment has"
-            raise UserError(f"runtime.address: got {address}, a cluster of other versions: {text}; {hint}") from error
-        raise UserError(f"runtime.address: got {address}, which cannot be joined: {text}; {_HINT}") from error
+            hint = "start every node with the versions of Python and Ray that this environment has"
+        elif "auth" in text.lower():
+            hint = (
+                "set RAY_AUTH_MODE=token where the cluster was started so, with its token in ~/.ray/auth_token on every machine"
+            )
+        raise UserError(f"runtime.address: got {address}, which cannot be joined: {text}; {hint}") from error
+
+
+def _whole_text(error: BaseException | None) -> str:
+    """The messages of an error and of those that led to it, shortened; of a traceback in them its last line."""
+    found = list[str]()
+    while error is not None:
+        text = str(error).strip()
+        text = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+        found.append(text[:300])
+        error = error.__cause__ or error.__context__
+    return ": ".join(dict.fromkeys(found))
 
 
 _HINT = (
@@ -75,5 +89,6 @@ _HINT = (
 def _init(*, address: str, env: dict[str, Any], **options: Any) -> None:
     import ray
 
-    variables = {**env.pop("env_vars", {}), "TOKENIZERS_PARALLELISM": "false"}
+    spinning = {"GOMP_SPINCOUNT": count} if (count := os.environ.get("GOMP_SPINCOUNT")) else {}  # see `_share_cores`
+    variables = {**env.pop("env_vars", {}), **spinning, "TOKENIZERS_PARALLELISM": "false"}
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={**env, "env_vars": variables}, **options)

@@ -89,10 +89,10 @@ def check_room(config: RuntimeConfig, wanted: Claims, num_rewards: int) -> None:
 
 
 class Place:
-    """Where one worker sits, or several that start together: a placement group, found again when its node has died."""
+    """Where one worker sits, or several that start together: a placement group, made anew when its node has died."""
 
     def __init__(self, what: str, bundles: Sequence[Claim], apart: Sequence[Place], lock: asyncio.Lock) -> None:
-        """`apart`: places whose nodes this one must not share; such places look for a node one at a time, under one lock."""
+        """`apart`: places that must be on other nodes than this; they look for a node one at a time, under one lock."""
         self.what, self.bundles, self.node = what, bundles, ""  # of the first bundle: Ray's id of a node
         self._apart, self._lock = apart, lock
         self._group: PlacementGroup | None = None
@@ -104,23 +104,29 @@ class Place:
             UserError: no node had room in time.
         """
         async with self._lock:
+            taken = {place.node for place in self._apart if place is not self and place.node}
             if self._group is not None:
-                if self.node in node_names():
+                self.node = self._found()  # where Ray may have moved it
+                if self.node in node_names() and self.node not in taken:
                     return
-                remove_placement_group(self._group)  # Ray would look for a node as well, but might take one of `apart`
-            taken = ",".join(place.node for place in self._apart if place.node)
-            apart = [{"ray.io/node-id": f"!in({taken})"}] * len(self.bundles) if taken else None
+                remove_placement_group(self._group)
+            apart = [{"ray.io/node-id": f"!in({','.join(sorted(taken))})"}] * len(self.bundles) if taken else None
             self._group = placement_group([dict(b) for b in self.bundles], strategy="PACK", bundle_label_selector=apart)
             try:
                 async with asyncio.timeout(timeout_s):
-                    while (found := placement_group_table(self._group))["state"] != "CREATED":
+                    while not (node := self._found()):
                         await asyncio.sleep(POLL_S)
             except TimeoutError:
                 raise UserError(
                     f"runtime: {self.what}, which claims {_shown(self.bundles[0])}, found no room within {timeout_s:.0f} s; "
                     f"the cluster has {_shown(ray.available_resources())} free"
                 ) from None
-            self.node = str(found["bundles_to_node_id"][0])
+            self.node = node
+
+    def _found(self) -> str:
+        """The node that Ray found for the group; nothing while it looks."""
+        table = placement_group_table(self._group)
+        return str(table["bundles_to_node_id"][0]) if table["state"] == "CREATED" else ""
 
     def start(self, cls: type, *arguments: Any, bundle: int = 0) -> Any:
         """A new actor of this class here."""

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from rewards.errors import UserError
 from rl.config import ResourcesConfig, RuntimeConfig
 from rl.placement import check_room, claims
-from tests.soak.kills import End, num_rows, output_of, rows, start
+from tests.soak.kills import ROOT, End, num_rows, output_of, rows, start
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +231,7 @@ def test_a_run_outlives_its_nodes(nodes: Nodes, untouched: End) -> None:
     assert all(row["num_failed_rollouts"] == 0 for row in rows(nodes.folder / "metrics.jsonl"))
     assert not nodes.events("failed")
     wait(lambda: not nodes.of_runs(), "actors or their children are left", 20)
+    _check_other_versions_are_refused(nodes)
     ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
@@ -269,3 +271,17 @@ def test_a_run_whose_trainer_loses_its_node_is_resumed_on_another(nodes: Nodes, 
     assert start(nodes.home, "resume", "tiny-1").wait(timeout=200) == 0, output_of(nodes.home)
     assert nodes.events("workers_placed")[-1]["nodes"]["trainer"] == "u"
     assert End.of(nodes.folder) == untouched
+
+
+def _check_other_versions_are_refused(nodes: Nodes) -> None:
+    """The command line in an environment whose Ray says that it is another one; and where no cluster is."""
+    code = "import ray, sys; ray.__version__ = '2.0.1'; from recipes.cli import main; sys.exit(main(sys.argv[1:]))"
+    for address, said in (
+        (nodes.cluster.address, "cannot be joined: Version mismatch.* Ray: 2.0.1 .*; start every node with the versions"),
+        ("127.0.0.1:1", "where nothing answers .*; start a cluster with `ray start --head`"),
+    ):
+        command = [sys.executable, "-c", code, "run", "tiny.yaml", f"runtime.address={address}"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=nodes.home, env=env, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 2
+        assert re.search(f"runtime.address: got {address}, .*{said}", done.stderr), done.stderr[-1000:]

@@ -19,6 +19,9 @@ head=${nodes[0]}
 port=$((20000 + SLURM_JOB_ID % 20000)) # another job on these nodes has another one
 engines=$((${#nodes[@]} - 1))
 
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n') # else whoever reaches the port may run code on the nodes
+export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
+
 start_ray() { # NODE OPTION...: a node of the cluster, which ends with the job
   srun --nodes=1 --ntasks=1 --nodelist="$1" .venv/bin/ray start --block --disable-usage-stats "${@:2}" &
 }
