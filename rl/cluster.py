@@ -138,16 +138,11 @@ class Revivable:
             await asyncio.gather(self.absence, return_exceptions=True)
 
     async def _revive(self, error: Exception) -> None:
-        """Replaces the actor; a replacement that dies, or hangs, before it is ready counts as well."""
+        """Replaces the actor. A replacement that dies or hangs before it is ready counts as well, unless its node did."""
         self._note("worker_lost", {"worker": self.name, "error": str(error)})
+        self._count(error)
         actor = self._actor
         while True:
-            if self._num_restarts == self._max_restarts:
-                raise WorkerDiedError(
-                    f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
-                    "runtime.max_restarts if its machine is to blame"
-                ) from error
-            self._num_restarts += 1
             ray.kill(actor)  # one that is out of reach, not dead, would keep its place
             await self._place.settle(None)
             actor = self._start()
@@ -155,13 +150,21 @@ class Revivable:
                 await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
                 if self.prepare is not None:
                     await self.prepare(actor)
-            except (WorkerLostError, TimeoutError) as again:
-                error = again
-            else:
                 break
+            except (WorkerLostError, TimeoutError) as again:
+                if self._place.node in node_names():
+                    self._count(again)
         self._actor, self.absence = actor, None
         node = node_names().get(self._place.node, self._place.node)
         self._note("worker_restarted", {"worker": self.name, "error": str(error), "node": node})
+
+    def _count(self, error: Exception) -> None:
+        if self._num_restarts == self._max_restarts:
+            raise WorkerDiedError(
+                f"{self.name} died more than {self._max_restarts} times, the last time so: {error}; raise "
+                "runtime.max_restarts if its machine is to blame"
+            ) from error
+        self._num_restarts += 1
 
 
 @dataclass(frozen=True)
