@@ -289,7 +289,7 @@ async def answer(awaitable: Any, timeout_s: float, what: str) -> Any:
             return await awaitable
     except ray.exceptions.RayTaskError as error:  # before TimeoutError: it may be one as well, the worker's own
         if isinstance(error.cause, ray.exceptions.ObjectLostError):
-            raise WorkerDiedError(f"what a worker needed for {what} was lost with the one that had it") from error
+            raise WorkerDiedError(f"a worker died, and with it what another one needed for {what}") from error
         raise error.cause from error
     except TimeoutError:
         if not limit.expired():
