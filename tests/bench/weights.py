@@ -95,7 +95,6 @@ def child(engine: str, folder: str) -> dict[str, float]:
 
 async def measure(engine: str, folder: str) -> dict[str, float]:
     from recipes.runtime import ray_runtime
-
     from rl.cluster import Cluster
     from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
     from rl.workers import EngineSpec, TrainerSpec
