@@ -15,7 +15,7 @@ from rich.table import Table
 from recipes.launch import start_workers, to_plan
 from recipes.lines import Progress, line
 from recipes.load import LoadedRecipe
-from recipes.runtime import ray_runtime
+from recipes.runtime import check_engine, ray_runtime
 from rewards.errors import UserError
 from rewards.score import part_names
 from rl.checkpoint import last_checkpoint
@@ -29,6 +29,7 @@ from specialists.specialist import Plan
 def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
     """Prints the accuracy; the model's own settings (dtype, attention) come from the recipe."""
     plan = to_plan(loaded)
+    check_engine(plan.engine.name, plan.runtime)
     if not plan.rewards:
         raise UserError("rewards: got none; allowed: at least one, since the first one decides what counts as correct")
     folder = last_checkpoint(Path(source)) if Path(source).is_dir() else Path(source)

@@ -28,7 +28,7 @@ from recipes.report.mismatch import mismatch
 from recipes.report.run import read_lines
 from recipes.resume import Stopped, check_same_inputs, sole_owner
 from recipes.runs import RUNS
-from recipes.runtime import ray_runtime
+from recipes.runtime import check_engine, ray_runtime
 from recipes.view import open_view
 from rewards.errors import UserError
 from rewards.plugin import read_source
@@ -49,6 +49,7 @@ from specialists.specialist import InterruptedRun, Plan, Specialist
 def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     """Trains what the recipe says; returns the exit code."""
     plan = to_plan(loaded)
+    check_engine(plan.engine.name, plan.runtime)
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)  # before there is a folder: most mistakes show here
     folder = new_run_folder(name or plan.name)
     with sole_owner(folder):
@@ -60,6 +61,7 @@ def resume_run(stopped: Stopped, *, as_json: bool) -> int:
     """Goes on with a run from its newest checkpoint; what it had logged after that is cut away. Returns the exit code."""
     folder, checkpoint = stopped.folder, stopped.checkpoint
     plan = to_plan(stopped.loaded)
+    check_engine(plan.engine.name, plan.runtime)
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
     if checkpoint is not None:
         check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.errors import UserError
-from rl.config import RuntimeConfig
+from rl.config import EngineName, RuntimeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # What of the checkout other nodes need not get; patterns as in .gitignore, which Ray reads as well.
@@ -19,6 +20,16 @@ EXCLUDES = (
     "*.safetensors", "*.pt", "*.bin", "*.parquet",
 )  # fmt: skip
 CONNECT_S = 10.0
+
+
+def check_engine(engine: EngineName, runtime: RuntimeConfig) -> None:
+    """Before anything is trained: the recipe's engine is installed. Of a cluster's nodes this machine knows nothing.
+
+    Raises:
+        UserError: it is not.
+    """
+    if engine == "vllm" and runtime.address is None and importlib.util.find_spec("vllm") is None:
+        raise UserError("engine: got vllm, which is not installed; add it with `make env-vllm`, or run with engine=torch")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, accuracy, evaluate
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
+from rl.engine.capabilities import DECLARED
 from rl.policy import init_policy
 from rl.runlog import RunLog
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
@@ -109,6 +110,8 @@ class Specialist:
         model = await self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
+        elif self.plan.rewards and not DECLARED[self.plan.engine.name].any_model:
+            await self._crew(model)  # an engine that refuses the model says so before anything is trained
         return model
 
     def _go_on(self, checkpoint: Path) -> Path:

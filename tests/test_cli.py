@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,28 @@ def test_doctor_looks_at_this_machine(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["doctor", "--json"]) == 0
     names = {finding["name"] for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert {"python", "memory", "torch", "ray", "engine vllm", "reasoning-gym", "terminal"} <= names
+
+
+def test_an_engine_that_is_not_installed_is_named_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.version", _nothing_installed)
+    assert cli.main(["run", "math", "engine=vllm", "runtime=inline"]) == 2
+    assert "engine: got vllm, which is not installed; add it with `make env-vllm`" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert doctor._vllm() == doctor.Finding(
+        "engine vllm",
+        False,
+        "not installed; a second rollout engine (engine=vllm), the faster one on GPUs",
+        essential=False,
+        add="make env-vllm",
+    )
+
+
+def _nothing_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize(

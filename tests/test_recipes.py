@@ -313,6 +313,13 @@ BAD_PARTS = {
         "stages: [{kind: grpo, overlong: {buffer_tokens: 300}}]\nrewards: [{use: a:b}]",
         "stages.0.overlong.buffer_tokens: got 300; allowed: at most overlong.max_tokens, 256",
     ),
+    "what vllm cannot do": (
+        "engine: {name: vllm, deterministic: true}",
+        "engine.deterministic: got true with vllm (vLLM's kernels are not asked for it); allowed: with torch",
+    ),
+    "what only vllm does": ("engine: {compile: true}", "engine.compile: got true with torch; allowed: with vllm"),
+    "cache": ("engine: {kv_cache_bytes: 7}", "engine.kv_cache_bytes: got 7 with torch; allowed: with vllm"),
+    "engine": ("engine: vlm", "engine.name: got \"vlm\"; allowed: 'torch' or 'vllm'; did you mean vllm?"),
     "reward key": ("rewards: [{usee: a}]", "rewards.0.use: missing", "rewards.0.usee: unknown key", "mean use?"),
 }
 

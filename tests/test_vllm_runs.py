@@ -79,6 +79,15 @@ def test_a_killed_run_leaves_nothing_behind_and_resumes(home: Path, mode: str, m
     assert not marked(mark)
 
 
+def test_a_model_that_vllm_refuses_is_known_before_anything_is_trained(home: Path) -> None:
+    said = polymath(home, *RUN, "runtime=inline", "model.init.config.head_dim=16", code=2)
+    assert "vLLM cannot run this model here: " in said
+    assert "head_dim=16" in said
+    assert "run it with engine=torch" in said
+    assert "Traceback" not in said
+    assert not (home / "runs" / "tiny-1" / "metrics.jsonl").read_text()
+
+
 def test_either_engine_gives_the_same_run_and_the_same_evaluation(home: Path) -> None:
     """Draws belong to positions, so float32 runs differ only where rounding crosses a draw: here nowhere."""
     for name in ("vllm", "torch"):

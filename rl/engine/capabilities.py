@@ -10,6 +10,7 @@ from dataclasses import dataclass
 class Capabilities:
     """What an engine can do; a recipe that needs more is refused when it loads, never served differently in silence."""
 
+    any_model: bool  # whatever transformers runs; else the engine may refuse a model when it opens
     batch_invariant: bool  # the same request gives the same tokens whatever else is in the batch
     counter_rng: bool  # draws depend on (seed, rollout, position) alone
     kv_save: bool  # save_kv and restore_kv
@@ -22,9 +23,16 @@ class Capabilities:
 # What each engine offers at best; a running engine says in `Engine.capabilities` what holds for its model.
 DECLARED: Mapping[str, Capabilities] = {
     "torch": Capabilities(
-        batch_invariant=True, counter_rng=True, kv_save=True, sampling_mask=True, forced_tokens=True, kv_renewed=False
+        any_model=True,
+        batch_invariant=True,
+        counter_rng=True,
+        kv_save=True,
+        sampling_mask=True,
+        forced_tokens=True,
+        kv_renewed=False,
     ),
     "vllm": Capabilities(
+        any_model=False,
         batch_invariant=False,
         counter_rng=True,
         kv_save=False,
