@@ -1,6 +1,7 @@
 """The command line: its frozen surface, its exit codes, and that checking needs no heavy package."""
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -205,7 +206,8 @@ def test_an_engine_that_is_not_installed_is_named_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find_spec(name, *rest))
     monkeypatch.setattr("importlib.metadata.version", _nothing_installed)
     assert cli.main(["run", "math", "engine=vllm", "runtime=inline"]) == 2
     assert "engine: got vllm, which is not installed; add it with `make env-vllm`" in capsys.readouterr().err
