@@ -41,7 +41,7 @@ quickstart: env
 	@$(BIN)/polymath run math --name quickstart
 
 test: env
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(STRICT),--strict-skips)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(STRICT),--strict-skips)
 
 lint: env
 	$(BIN)/ruff format --check .
