@@ -5,6 +5,7 @@ vLLM is an optional extra (`make env-vllm`); nothing else imports these modules.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -49,9 +50,11 @@ class VllmEngine(SteppedEngine["VllmCore"]):
         timeout_s: float = 600.0,
     ) -> None:
         super().__init__(_start(folder, model, config, tokenizer), DECLARED["vllm"], timeout_s=timeout_s)
+        atexit.register(self.close)  # a process that ends with vLLM open, or in the middle of its shutdown, would abort
 
     def close(self) -> None:
-        """Also shuts vLLM down, and waits for it: a process that ends meanwhile would abort. Not from the compute thread."""
+        """Also shuts vLLM down, and waits for it. Not from the compute thread."""
+        atexit.unregister(self.close)
         super().close()
         submit(self._core.close).result()
 
