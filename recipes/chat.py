@@ -27,7 +27,8 @@ from rl.engine.protocol import GenerateRequest
 from rl.rng import key_of
 from rl.trajectory import FinishReason
 
-MAX_CONTEXT = 32_768  # tokens; the cache grows as it fills, so this bounds memory
+MAX_CONTEXT = 32_768  # tokens, which bound the memory of the cache
+VLLM_CONTEXT = 4096  # whose cache is taken whole at the start
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 
 
@@ -59,7 +60,8 @@ def _serve(folder: str, engine: EngineName) -> tuple[Served, int]:
     """The model behind the engine, and the tokens of a conversation: what the model was made for, bounded."""
     model = ModelConfig(path=folder)
     try:
-        context = min(declared_context(folder, model) or MAX_CONTEXT, MAX_CONTEXT)
+        most = VLLM_CONTEXT if engine == "vllm" else MAX_CONTEXT
+        context = min(declared_context(folder, model) or most, most)
         return serve(folder, model, EngineConfig(name=engine, max_batch_size=1, max_seq_len=context)), context
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if isinstance(error, UserError):

@@ -42,7 +42,8 @@ SHORT = {
     "p": "partition", "q": "qos", "t": "time",
 }  # fmt: skip
 EXAMPLE = re.compile(r"#(\s{2,}|\t)")  # a comment that shows a command
-COMMAND = re.compile(r"(?<![\w.-])polymath +(?=[a-z])")
+# Where a command may begin: at a line's start, behind an operator, a quote or a path, or behind what starts another program.
+COMMAND = re.compile(r"""(?:/|(?:^|[;&|("'])\s*|^\s*(?:-\s+|(?:srun|exec|nohup|time|env)\b.*?\s))(polymath +)(?=[a-z])""")
 EXPANSIONS = (
     (re.compile(r"\$\{\w+:-([^{}]*)\}"), r"\1"),
     (re.compile(r"\$\(\([^()]*\)\)|\$\([^()]*\)|\$\{[^{}]*\}|\$[\w@*#]+"), "1"),
@@ -81,7 +82,7 @@ def _command_problems(text: str, shown: str, check_command: CheckCommand) -> Ite
         for match in COMMAND.finditer(line):
             found = True
             try:
-                check_command(_words(line[: match.start()], line[match.end() :]))
+                check_command(_words(line[: match.start(1)], line[match.end() :]))
             except ValueError as error:  # of shlex
                 yield f"{shown}:{number}: polymath: {error}".lower()
             except UserError as error:

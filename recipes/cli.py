@@ -299,6 +299,8 @@ def _check(names: Sequence[str], overrides: Sequence[str], *, as_json: bool) -> 
         try:
             path = find(name, Path.cwd())
             if is_cluster_file(path):
+                if overrides:
+                    raise RecipeError([f"{name}: got {overrides[0]} beside a cluster's file; allowed: beside recipes alone"])
                 check_cluster_file(path, os.path.relpath(path), _check_command)
             else:
                 _checked(name, overrides)

@@ -190,6 +190,12 @@ def _engine_problems(recipe: Recipe) -> Problems:
     if engine.deterministic and engine.name not in able:
         reason = DECLARED[engine.name].reason
         yield ("engine", "deterministic"), f"got true with {engine.name} ({reason}); allowed: with {', '.join(able)}"
+    if engine.name == "vllm" and recipe.runtime.mode == "inline" and recipe.runtime.num_rollout_workers > 1:
+        count = show(recipe.runtime.num_rollout_workers)
+        yield (
+            ("runtime", "num_rollout_workers"),
+            f"got {count} with vllm, of which a process holds one; allowed: 1, or runtime=ray",
+        )
     for key in ("compile", "kv_cache_bytes"):
         if (value := getattr(engine, key)) and engine.name != "vllm":
             yield ("engine", key), f"got {show(value)} with {engine.name}; allowed: with vllm (engine.name=vllm)"

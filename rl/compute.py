@@ -26,13 +26,15 @@ class _Thread:
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = False
+        self.thread: threading.Thread | None = None
 
     def put(self, work: Callable[[], None]) -> None:
         self._waiting.put(work)
         with self._lock:
             if not self._started:
                 self._started = True
-                threading.Thread(target=self._run, name="compute", daemon=True).start()
+                self.thread = threading.Thread(target=self._run, name="compute", daemon=True)
+                self.thread.start()
 
     def _run(self) -> None:
         while True:
@@ -47,6 +49,10 @@ def submit(function: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     _thread.put(lambda: run_into(future, function))
     return future
+
+
+def in_compute_thread() -> bool:
+    return threading.current_thread() is _thread.thread
 
 
 def run_into(future: Future[T], function: Callable[[], T]) -> None:

@@ -38,24 +38,36 @@ def claims(config: RuntimeConfig, num_gpus: int) -> Claims:
 
     >>> claims(RuntimeConfig(num_rollout_workers=3), 2).rollout
     {'CPU': 0.01, 'GPU': 0.5}
+
+    Raises:
+        UserError: what the recipe claims leaves no GPU for a model that it claims nothing for.
     """
     asked = config.resources
     counts = ((config.num_trainers, asked.trainer), (config.num_rollout_workers, asked.rollout))
     taken = sum(count * claim.get("GPU", 0.0) for count, claim in counts if claim is not None)
     taken += config.num_reward_workers * (asked.reward or {}).get("GPU", 0.0)
-    share = gpu_share(sum(count for count, claim in counts if claim is None), int(num_gpus - taken))
+    num_models = sum(count for count, claim in counts if claim is None)
+    share = gpu_share(num_models, num_gpus - taken)
+    if num_gpus and num_models and not share:
+        raise UserError(
+            f"runtime.resources: the claims take {taken:g} of {num_gpus} GPUs, which leaves none for the trainers or rollout "
+            "workers that no claim is written for; write one for them ({CPU: 1} to do without a GPU), or claim less"
+        )
     model = {"GPU": share} if share else {}
     trainer, rollout = ({"CPU": SLIVER, **(model if claim is None else claim)} for _, claim in counts)
     return Claims(trainer, rollout, {"CPU": SLIVER, **(asked.reward or {})})
 
 
-def gpu_share(num_models: int, num_gpus: int) -> float:
+def gpu_share(num_models: int, num_gpus: float) -> float:
     """GPUs for each of so many workers: one each where there are enough, else the largest share that fits beside others.
 
-    >>> gpu_share(3, 8), gpu_share(3, 2), gpu_share(7, 2), gpu_share(3, 0)
-    (1.0, 0.5, 0.25, 0.0)
+    >>> gpu_share(3, 8), gpu_share(3, 2), gpu_share(7, 2), gpu_share(3, 0), gpu_share(2, 0.5)
+    (1.0, 0.5, 0.25, 0.0, 0.25)
     """
-    return int(100 / math.ceil(num_models / num_gpus)) / 100 if num_gpus > 0 and num_models else 0.0
+    if num_gpus <= 0 or not num_models:
+        return 0.0
+    whole = max(1, int(num_gpus))  # a share does not span two
+    return int(100 * min(1.0, num_gpus) / math.ceil(num_models / whole)) / 100
 
 
 def check_room(config: RuntimeConfig, wanted: Claims, num_rewards: int) -> None:
@@ -103,13 +115,14 @@ class Place:
         Raises:
             UserError: no node had room in time.
         """
+        if self._stands():  # before the lock, which one whose node has died may hold for long
+            return
         async with self._lock:
-            taken = {place.node for place in self._apart if place is not self and place.node}
+            if self._stands():
+                return
             if self._group is not None:
-                self.node = self._found()  # where Ray may have moved it
-                if self.node in node_names() and self.node not in taken:
-                    return
                 remove_placement_group(self._group)
+            taken = self._taken()
             apart = [{"ray.io/node-id": f"!in({','.join(sorted(taken))})"}] * len(self.bundles) if taken else None
             self._group = placement_group([dict(b) for b in self.bundles], strategy="PACK", bundle_label_selector=apart)
             try:
@@ -122,6 +135,16 @@ class Place:
                     f"the cluster has {_shown(ray.available_resources())} free"
                 ) from None
             self.node = node
+
+    def _taken(self) -> set[str]:
+        return {place.node for place in self._apart if place is not self and place.node}
+
+    def _stands(self) -> bool:
+        """Whether it has a living node of its own; where Ray has moved it, this is noted."""
+        if self._group is None:
+            return False
+        self.node = self._found()
+        return self.node in node_names() and self.node not in self._taken()
 
     def _found(self) -> str:
         """The node that Ray found for the group; nothing while it looks."""

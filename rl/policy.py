@@ -176,8 +176,10 @@ def load_chat(folder: str | Path, config: ModelConfig) -> ChatFormat:
         raise UserError(f"{folder}: this model cannot be loaded: {error}") from error
     try:
         generation = GenerationConfig.from_pretrained(str(folder))
-    except OSError:  # many folders have none
-        generation = None
+    except OSError:  # many folders have none; then the model's config says it, as in `load_policy`
+        generation = GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
+        )
     return ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(generation))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.errors import UserError
 from rewards.task import Task
 from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.build import serve
@@ -38,10 +37,6 @@ class RolloutWorker:
     def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
         served = serve(folder, model, engine, timeout_s=timeout_s)
         self.engine, self.chat = served.engine, served.chat
-        found = self.engine.capabilities
-        if engine.deterministic and not found.batch_invariant:
-            self.engine.close()
-            raise UserError(f"engine.deterministic: got true, which this model does not reach here: {found.reason}")
 
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights)

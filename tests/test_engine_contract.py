@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from rewards.errors import UserError
 from rl.compute import submit
 from rl.config import EngineConfig, EngineName, ModelConfig, SamplingConfig
 from rl.engine.build import serve
@@ -40,9 +42,9 @@ MODELS = {
 RAGGED = [request(f"{i}-{j}", prompt=[0, 2, *range(20, 25 + 3 * i), 4]) for i in range(3) for j in range(3)]
 
 
-def start(name: EngineName, policy: Policy, folder: Path, dtype: str = "float32") -> Engine:
+def start(name: EngineName, policy: Policy, folder: Path, dtype: str = "float32", **changes: object) -> Engine:
     policy.save(folder)
-    config = EngineConfig(name=name, max_batch_size=16, max_seq_len=128)
+    config = replace(EngineConfig(name=name, max_batch_size=16, max_seq_len=128), **changes)  # type: ignore[arg-type]
     model = ModelConfig(path=str(folder), dtype=dtype)  # type: ignore[arg-type]
     return submit(lambda: serve(str(folder), model, config, timeout_s=60)).result().engine
 
@@ -192,6 +194,87 @@ def test_pause_holds_and_open_requests_go_on_with_new_weights(name: EngineName, 
 
 
 @NEEDS_VLLM
+def test_requests_that_find_no_room_in_the_cache_are_put_off_and_lose_nothing(policy: Policy, tmp_path: Path) -> None:
+    """A cache of six blocks for nine requests, and new weights in the middle: begun again, with the same draws."""
+    other = tiny_policy(seed=1, **WIDE)
+    engine = start("vllm", policy, tmp_path, kv_cache_bytes=7 * 32 * 2 * 2 * 2 * 32 * 4)
+    requests = [replace(r, stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=60), stream_interval=1) for r in RAGGED]
+
+    async def updated(engine: Engine) -> list[list[TokenChunk]]:
+        await engine.pause()
+        streams = [engine.generate(r) for r in requests]
+        await engine.resume()
+        first = [await anext(streams[0]) for _ in range(5)]
+        await engine.load_weights(Weights(1, other.weights(), probe(other)))
+        rest = await asyncio.gather(*(read(stream) for stream in streams))
+        return [[*first, *rest[0]], *rest[1:]]
+
+    try:
+        for r, chunks in zip(requests, run(engine, updated), strict=True):
+            versions = np.concatenate([c.policy_version for c in chunks])
+            assert len(versions) == 60
+            assert versions[-1] == 1
+            for version, model in enumerate((policy, other)):
+                expected = plain_logprobs(model, r.prompt_ids, ids(chunks))
+                np.testing.assert_allclose(logprobs(chunks)[versions == version], expected[versions == version], atol=5e-6)
+    finally:
+        engine.close()
+        engine.close()
+
+
+@NEEDS_VLLM
+def test_a_probe_longer_than_the_context_is_cut(policy: Policy, tmp_path: Path) -> None:
+    engine = start("vllm", policy, tmp_path, max_seq_len=32)
+    try:
+        asyncio.run(engine.load_weights(Weights(1, policy.weights(), probe(policy))))
+    finally:
+        engine.close()
+
+
+def test_stop_ids_outside_the_vocabulary_never_stop(engine: Engine) -> None:
+    r = request("far", stop_ids=frozenset([1, 10**6]))
+    [chunks] = asyncio.run(generate(engine, [r]))
+    assert ids(chunks) == ids(asyncio.run(generate(engine, [replace(r, stop_ids=frozenset([1]))]))[0])
+
+
+def test_an_id_that_is_open_is_refused(engine: Engine) -> None:
+    async def twice(engine: Engine) -> None:
+        kept = request("once", keep=True)
+        await read(engine.generate(kept))
+        with pytest.raises(ValueError, match="open already"):
+            await read(engine.generate(kept))
+        assert await read(engine.extend("once", [20]))
+        await engine.abort("once")
+        assert await read(engine.generate(kept))
+
+    run(engine, twice)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_stops_that_the_config_alone_declares_are_known_to_both(name: EngineName, policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": [1, 5]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    served = submit(
+        lambda: serve(str(tmp_path), ModelConfig(path=str(tmp_path)), EngineConfig(name=name, max_seq_len=64))
+    ).result()
+    served.engine.close()
+    assert served.chat.stop_ids >= {1, 5}
+
+
+@NEEDS_VLLM
+def test_settings_that_vllm_cannot_serve_are_named(policy: Policy, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"max_seq_len": 10**6}, "engine.max_seq_len: got 1000000; allowed: at most the model's context"),
+        ({"kv_cache_bytes": 2**60}, "its memory is set by engine.kv_cache_bytes; or run it with engine=torch"),
+        ({"deterministic": True}, "engine.deterministic: got true"),
+    ):
+        with pytest.raises(UserError, match=said):
+            start("vllm", policy, tmp_path, **changes)
+
+
+@NEEDS_VLLM
 def test_weights_that_did_not_all_arrive_are_noticed(policy: Policy, tmp_path: Path) -> None:
     """A stale head, and one stale layer, of an update as small as a training step's."""
     engine = start("vllm", policy, tmp_path)
@@ -330,6 +413,9 @@ def test_a_reader_that_leaves_frees_its_row(engine: Engine) -> None:
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
         await engine.pause()
-        return not engine._core.has_work  # type: ignore[attr-defined]
+        try:
+            return not engine._core.has_work  # type: ignore[attr-defined]
+        finally:
+            await engine.resume()
 
     assert run(engine, leave)

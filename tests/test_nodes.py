@@ -50,7 +50,7 @@ stages:
     save_every: 2
     eval_every: 3
 evaluation: {num_tasks: 10, num_tasks_during: 10, sampling: {max_tokens: 12}}
-rewards: [{use: held.py:digits}]
+rewards: [{use: held.py:digits, timeout_s: 300}] # it is held up
 engine: {max_batch_size: 24, max_seq_len: 256, deterministic: true} # the same bits on however many engines
 """
 # Scores as long as no file says to wait: a test can be sure that it kills in the middle of scoring.
@@ -228,11 +228,14 @@ def test_a_run_outlives_its_nodes(nodes: Nodes, untouched: End) -> None:
     assert "its node has died" in lost["error"]
     nodes.look_at_shared_memory()
     wait(lambda: nodes.num_steps >= 2, "two steps with one engine")
+    second = next(worker for worker in placed["nodes"] if worker.startswith("rollout") and worker != first)
+    nodes.actors("RolloutActor")["b"].kill()
+    wait(back(second), "the engine whose process alone died, while the other waits for a node")
     nodes.hold.touch()
     nodes.add("c", engine=1, score=1)
     wait(back(first), "the engine on the node that joined")
     wait(back("reward worker 0" if placed["nodes"]["reward worker 0"] == "a" else "reward worker 1"), "the scorer too")
-    assert all(e["node"] == "c" for e in nodes.events("worker_restarted"))
+    assert all(e["node"] == ("b" if e["worker"] == second else "c") for e in nodes.events("worker_restarted"))
     assert "b" in nodes.actors("RewardActor")
     nodes.kill("b")
     wait(lambda: any("the scores of" in e["error"] for e in nodes.events("worker_lost")), "a loss while scoring")

@@ -8,6 +8,7 @@ import pytest
 
 from recipes.load import load
 from recipes.tree import RecipeError
+from rewards.errors import UserError
 from rl.config import ResourcesConfig, RuntimeConfig
 from rl.placement import SLIVER, claims
 
@@ -28,7 +29,10 @@ def test_gpus_go_to_models_in_equal_shares_unless_the_recipe_says_otherwise() ->
     assert gpus(4, rollout={"GPU": 1, "engine_node": 1}) == (1, 1, 0)
     assert gpus(4, reward={"GPU": 1}) == (0.5, 0.5, 1)
     assert gpus(4, trainer={"CPU": 1}, rollout={"CPU": 1}) == (0, 0, 0)
-    assert gpus(1, trainer={"GPU": 1}) == (1, 0, 0)
+    assert gpus(1, trainer={"GPU": 0.5}) == (0.5, 0.16, 0)  # three share the half that is left
+    assert gpus(1, trainer={"GPU": 1}, rollout={"CPU": 1}) == (1, 0, 0)
+    with pytest.raises(UserError, match="take 1 of 1 GPUs, which leaves none for"):
+        gpus(1, trainer={"GPU": 1})
 
 
 def test_a_claim_keeps_its_sliver_of_a_core_unless_it_says_more() -> None:

@@ -26,12 +26,25 @@ start_ray() { # NODE OPTION...: a node of the cluster, which ends with the job
   srun --nodes=1 --ntasks=1 --nodelist="$1" .venv/bin/ray start --block --disable-usage-stats "${@:2}" &
 }
 
+wait_for() { # SECONDS WHAT COMMAND...: until it succeeds
+  local deadline=$((SECONDS + $1)) what=$2
+  until "${@:3}"; do
+    if [ "$SECONDS" -ge "$deadline" ]; then
+      echo "waited $1 s for $what; the log of the step that starts Ray there says more" >&2
+      exit 1
+    fi
+    sleep 2
+  done
+}
+head_answers() { .venv/bin/ray health-check --address "$head:$port" 2> /dev/null; }
+all_are_there() { [ "$(.venv/bin/ray status --address "$head:$port" 2> /dev/null | grep -c ' node_')" -ge "${#nodes[@]}" ]; }
+
 start_ray "$head" --head --port="$port" --include-dashboard=false --resources='{"trainer_node":1}'
-until .venv/bin/ray health-check --address "$head:$port" 2> /dev/null; do sleep 2; done
+wait_for 300 "Ray's head on $head" head_answers
 for node in "${nodes[@]:1}"; do
   start_ray "$node" --address="$head:$port" --resources='{"engine_node":1}'
 done
-until [ "$(.venv/bin/ray status --address "$head:$port" 2> /dev/null | grep -c ' node_')" -ge "${#nodes[@]}" ]; do sleep 2; done
+wait_for 300 "Ray on ${#nodes[@]} nodes" all_are_there
 
 if [ "${1:-}" = resume ]; then
   .venv/bin/polymath resume "$2" runtime.address="$head:$port" &

@@ -53,6 +53,8 @@ class EngineCore:
     # ---- requests
 
     def add(self, request: GenerateRequest) -> None:
+        if request.request_id in self.kept:
+            raise ValueError(f"request {request.request_id}: this id is open already; allowed: a new one, or extend")
         sequence = ActiveRequest.first(request, self.config.max_seq_len)
         sequence.forced.extend(request.generated_ids)
         self.waiting.append(sequence)

@@ -57,6 +57,7 @@ class VllmCore:
         self.llm, self.ledger, self.config, self.dtype, self.tokenizer = llm, ledger, config, dtype, tokenizer
         self.skeleton = skeleton
         self.policy_version = 0
+        self._vocab_size: int = skeleton.config.get_text_config().vocab_size
         self._open: dict[str, VllmRequest] = {}  # by the caller's id
         self._by_vllm_id: dict[str, VllmRequest] = {}  # those that vLLM works on
 
@@ -67,10 +68,12 @@ class VllmCore:
     # ---- requests
 
     def add(self, request: GenerateRequest) -> None:
+        if request.request_id in self._open:
+            raise ValueError(f"request {request.request_id}: this id is open already; allowed: a new one, or extend")
         turn = VllmRequest.first(request, self.config.max_seq_len)
         turn.token_ids.extend(request.generated_ids)
-        self._open[request.request_id] = turn
         self._submit(turn)
+        self._open[request.request_id] = turn
 
     def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
         """The next turn is a new request to vLLM, whose prefix cache holds what came before."""
@@ -86,7 +89,7 @@ class VllmCore:
         params = SamplingParams(
             temperature=0.0,  # vLLM takes what the sampler drew
             max_tokens=turn.turn_end - len(turn.token_ids),
-            stop_token_ids=sorted(request.stop_ids),
+            stop_token_ids=sorted(id_ for id_ in request.stop_ids if id_ < self._vocab_size),  # it refuses others
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
@@ -116,7 +119,10 @@ class VllmCore:
         for output in self.llm.step():
             turn = self._by_vllm_id.get(output.request_id)
             sampled = output.outputs[0].token_ids
-            if turn is None or not len(sampled):
+            if turn is None:  # aborted meanwhile
+                continue
+            if not len(sampled):
+                assert not output.finished, "vLLM ends no request by itself"
                 continue
             draw = self.ledger.draws.pop(turn.vllm_id)
             assert list(sampled) == [draw.token], "vLLM takes the token that was drawn"
@@ -156,7 +162,8 @@ class VllmCore:
             self._check(weights.probe)
 
     def _check(self, probe: Probe) -> None:
-        gap = float(np.abs(self.prompt_logprobs(probe.token_ids) - probe.logprobs).mean())
+        ids = probe.token_ids[: self.config.max_seq_len - 1]  # vLLM wants room for a token to sample
+        gap = float(np.abs(self.prompt_logprobs(ids) - probe.logprobs[: len(ids) - 1]).mean())
         if not gap <= PROBE_TOLERANCE[self.dtype]:
             raise WeightsError(
                 f"after the update to policy version {self.policy_version} the engine's log-probabilities differ from the "
