@@ -35,10 +35,11 @@ def line_of(text: str, part: str) -> int:
 
 def test_prose_is_no_command_and_settings_belong_to_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.sh"
-    path.write_text('echo "starting polymath now"\nsrun -N1 polymath run math && exec .venv/bin/polymath resume x\n')
+    head = "#!/bin/bash\n#SBATCH --nodes=1\n"
+    path.write_text(head + 'echo "starting polymath now"\nsrun -N1 polymath run math && exec .venv/bin/polymath resume x\n')
     assert check(path, capsys) == (0, f"ok  {os.path.relpath(path)}\n")
-    path.write_text("srun -N1 polymath run math seed=x\n")
-    assert "mine.sh:1: polymath: override 'seed=x'" in check(path, capsys)[1]
+    path.write_text(head + "srun -N1 polymath run math seed=x\n")
+    assert "mine.sh:3: polymath: override 'seed=x'" in check(path, capsys)[1]
     assert main(["recipes", "check", str(path), "seed=1"]) == 2
     assert "got seed=1 beside a cluster's file" in capsys.readouterr().err
 
