@@ -24,7 +24,8 @@ from rl.batch import Batch, Sample
 from rl.config import InitConfig, ModelConfig, OptimizerConfig
 from rl.head import Head
 from rl.losses.base import LossResult
-from rl.losses.grpo import GrpoLoss
+from rl.losses.build import build_loss
+from rl.losses.config import GrpoLossConfig
 from rl.policy import init_policy
 from rl.tokenizer import train_tokenizer
 from rl.trainer import Trainer
@@ -121,7 +122,7 @@ def measure(way: str, folder: str, vocab_size: int) -> None:
             activation_checkpointing=bool(settings.get("activation_checkpointing", False)),
         ),
         OptimizerConfig(name=settings.get("optimizer", "adamw")),  # type: ignore[arg-type]
-        FullLogits() if settings.get("naive") else GrpoLoss(0.2, 0.0, None, 1.0),
+        FullLogits() if settings.get("naive") else build_loss(GrpoLossConfig(off_policy_threshold=None), 1.0),
         num_steps=99,
         microbatch_tokens=8192,
         packing=bool(settings.get("packing", True)),
