@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
-# Test files that run at the same time.
-JOBS ?= 2
+# Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
+JOBS ?= 3
 
 .PHONY: help quickstart test env env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
