@@ -45,7 +45,8 @@ def main() -> None:
         return
     text = (
         "# Which engine\n\n"
-        f"Written by `python -m tests.bench.engines {' '.join(sys.argv[1:])}`. {machine()}, {arguments.threads} threads; random Qwen3 models, "
+        f"Written by `python -m tests.bench.engines {' '.join(sys.argv[1:])}`. {machine()}, {arguments.threads} threads; "
+        "random Qwen3 models, "
         f"{PROMPT} prompt tokens (all prompts differ) and {NEW_TOKENS} sampled ones at temperature 1, log-probabilities "
         f"included; tokens a second from the median of {REPEATS} repeats. Start: imports, model, first answer; in brackets a "
         "second engine in the same process, as a new stage opens it. Memory: the process's peak. vLLM's own API is the peer: "
