@@ -10,6 +10,7 @@ Work that runs in the thread must not wait for other work of the thread: it woul
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import threading
 from collections.abc import Callable
@@ -18,12 +19,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+END_S = 2.0  # for what the thread is at when the process ends
+
 
 class _Thread:
-    """Started with its first work; a process that ends does not wait for it."""
+    """Started with its first work. A process that ends waits a moment for what it is at, in the middle of which torch aborts."""
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = False
         self.thread: threading.Thread | None = None
@@ -35,10 +38,16 @@ class _Thread:
                 self._started = True
                 self.thread = threading.Thread(target=self._run, name="compute", daemon=True)
                 self.thread.start()
+                atexit.register(self._end)
 
     def _run(self) -> None:
-        while True:
-            self._waiting.get()()
+        while (work := self._waiting.get()) is not None:
+            work()
+
+    def _end(self) -> None:
+        self._waiting.put(None)
+        if self.thread is not None:
+            self.thread.join(END_S)
 
 
 _thread = _Thread()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from rl.engine.stepped import EngineStoppedError
 from rl.engine.torch_engine import TorchEngine
 from rl.policy import Policy
 from rl.workers import EngineSpec, InlineRollouts, computed
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -118,3 +122,16 @@ def test_an_engine_that_cannot_be_deterministic_is_refused_at_once(model_folder:
     spec = EngineSpec(str(model_folder), ModelConfig(path=str(model_folder)), EngineConfig(deterministic=True), 60.0)
     with pytest.raises(UserError, match=r"engine\.deterministic: got true, .*rows differ"):
         asyncio.run(InlineRollouts(60.0).open(spec))
+
+
+def test_a_process_that_ends_while_the_thread_computes_ends_well() -> None:
+    code = (
+        "import torch; from rl.compute import submit\n"
+        "def work():\n"
+        "    a = torch.randn(300, 300)\n"
+        "    for _ in range(200): a = torch.nn.functional.normalize(a @ a)\n"
+        "    print('done', flush=True)\n"
+        "submit(work)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
