@@ -23,7 +23,7 @@ END_S = 2.0  # for what the thread is at when the process ends
 
 
 class _Thread:
-    """Started with its first work. A process that ends waits a moment for what it is at, in the middle of which torch aborts."""
+    """Started with its first work. A process that ends waits a moment for what it is at, or torch would abort amid it."""
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
