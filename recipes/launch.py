@@ -36,6 +36,7 @@ from rewards.score import is_correct
 from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
 from rl.compute import set_num_threads
 from rl.config import GrpoConfig, RuntimeConfig
+from rl.engine.protocol import WeightsError
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers, in_thread
@@ -212,7 +213,7 @@ def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
     except (InterruptedRun, KeyboardInterrupt, asyncio.CancelledError):
         log.event("interrupted", **_what_next(specialist))
         return 130
-    except (ScoringFailedError, TimeoutError, FloatingPointError, WorkerDiedError) as error:
+    except (ScoringFailedError, TimeoutError, FloatingPointError, WeightsError, WorkerDiedError) as error:
         log.event("failed", error=str(error), **_what_next(specialist))
         return 1
     except Exception as error:  # the user's mistake, or ours: `main` tells which

@@ -28,14 +28,12 @@ class _Thread:
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._started = False
         self.thread: threading.Thread | None = None
 
     def put(self, work: Callable[[], None]) -> None:
         self._waiting.put(work)
         with self._lock:
-            if not self._started:
-                self._started = True
+            if self.thread is None:
                 self.thread = threading.Thread(target=self._run, name="compute", daemon=True)
                 self.thread.start()
                 atexit.register(self._end)
@@ -45,9 +43,9 @@ class _Thread:
             work()
 
     def _end(self) -> None:
+        assert self.thread is not None, "registered when it started"
         self._waiting.put(None)
-        if self.thread is not None:
-            self.thread.join(END_S)
+        self.thread.join(END_S)
 
 
 _thread = _Thread()

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import NEEDS_VLLM
-from tests.test_run import DIGITS, SMALL, polymath, rows, start, without_timings
+from tests.test_run import DIGITS, ROOT, SMALL, polymath, rows, start, without_timings
 
 pytestmark = [pytest.mark.slow, NEEDS_VLLM]
 MARK = "POLYMATH_TEST_MARK"  # in the environment of a run, and so of every process that it starts
@@ -88,6 +90,27 @@ def test_a_model_that_vllm_refuses_is_known_before_anything_is_trained(home: Pat
     assert "run it with engine=torch" in said
     assert "Traceback" not in said
     assert not (home / "runs" / "tiny-1" / "metrics.jsonl").read_text()
+
+
+STALE = """
+import dataclasses, sys
+from recipes.cli import main
+from rl.trainer import Trainer
+probe = Trainer._probe
+Trainer._probe = lambda trainer: dataclasses.replace(found := probe(trainer), logprobs=found.logprobs + 0.5)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_engine_with_other_weights_than_the_trainers_ends_the_run_with_its_reason(home: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", STALE, *RUN, "runtime=inline"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=home, env=env, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    [failed] = [e for e in rows(home / "runs" / "tiny-1", "events.jsonl") if e["event"] == "failed"]
+    assert "differ from the trainer's by 0.5 on average; allowed: 0.0001" in failed["error"]
+    assert failed["resume"].endswith("resume runs/tiny-1")
 
 
 def test_a_run_of_vllm_is_evaluated_alike_by_either_engine(home: Path) -> None:

@@ -78,6 +78,8 @@ class VllmCore:
     def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
         """The next turn is a new request to vLLM, whose prefix cache holds what came before."""
         turn = self._open[request_id]
+        if not all(0 <= token < self._vocab_size for token in forced_ids):  # vLLM would refuse it half-way
+            raise ValueError(f"request {request_id}: got a forced token outside the vocabulary of {self._vocab_size}")
         turn.next(len(forced_ids), self.config.max_seq_len)
         turn.token_ids.extend(forced_ids)
         turn.turn += 1
