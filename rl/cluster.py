@@ -150,7 +150,8 @@ class Revivable:
                 await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
                 if self.prepare is not None:
                     await self.prepare(actor)
-                break
+                if self._place.stands():  # else it began on a node that was dying, and Ray has put it where another one is
+                    break
             except (WorkerLostError, TimeoutError) as again:
                 if self._place.node in node_names():
                     self._count(again)

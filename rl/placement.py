@@ -115,10 +115,10 @@ class Place:
         Raises:
             UserError: no node had room in time.
         """
-        if self._stands():  # before the lock, which one whose node has died may hold for long
+        if self.stands():  # before the lock, which one whose node has died may hold for long
             return
         async with self._lock:
-            if self._stands():
+            if self.stands():
                 return
             if self._group is not None:
                 remove_placement_group(self._group)
@@ -139,7 +139,7 @@ class Place:
     def _taken(self) -> set[str]:
         return {place.node for place in self._apart if place is not self and place.node}
 
-    def _stands(self) -> bool:
+    def stands(self) -> bool:
         """Whether it has a living node of its own; where Ray has moved it, this is noted."""
         if self._group is None:
             return False
