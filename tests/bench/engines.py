@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -48,29 +48,32 @@ def main() -> None:
         f"Written by `python -m tests.bench.engines {' '.join(sys.argv[1:])}`. {machine()}, {arguments.threads} threads; "
         "random Qwen3 models, "
         f"{PROMPT} prompt tokens (all prompts differ) and {NEW_TOKENS} sampled ones at temperature 1, log-probabilities "
-        f"included; tokens a second from the median of {REPEATS} repeats. Start: imports, model, first answer; in brackets a "
-        "second engine in the same process, as a new stage opens it. Memory: the process's peak. vLLM's own API is the peer: "
+        f"included; tokens a second from the median of {REPEATS} repeats. Start, with torch imported: the engine's own imports, "
+        "model, first answer; in brackets a second engine in the same process, as a new stage opens it. Memory: the process's peak. vLLM's own API is the peer: "
         "it has an engine process beside the caller's, and its seeded random numbers.\n"
     )
-    for size in arguments.models.split(","):
-        text += "\n" + compare(size, arguments)
     print(text)
-    if arguments.write:
-        write("engines.md", text)
+    for size in arguments.models.split(","):
+        for part in compare(size, arguments):
+            print(part, flush=True)
+            text += "\n" + part
+            if arguments.write:  # what is measured is kept, whatever ends the rest
+                write("engines.md", text)
 
 
-def compare(size: str, arguments: argparse.Namespace) -> str:
+def compare(size: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """The tables of one model, one for each dtype."""
     import torch
 
     torch.set_num_threads(arguments.threads)
     rate = max(product_rate(dtype, time.perf_counter) for dtype in (torch.float32, torch.bfloat16))
     policy = make_policy(size, "float32")
     limit = rate / (2 * num_parameters(policy))
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder))
         for dtype in arguments.dtypes.split(","):
             found = {side: measured(side, dtype, folder, arguments.threads) for side in SIDES}
+            rows = []
             for side, values in found.items():
                 speeds = [values[str(batch)] for batch in BATCHES]
                 ratios = [
@@ -78,11 +81,11 @@ def compare(size: str, arguments: argparse.Namespace) -> str:
                 ]
                 again = f" ({values['again_s']:.1f})" if "again_s" in values else ""
                 start = f"{values['start_s']:.1f} s{again}"
-                rows.append(
-                    [dtype, SIDES[side], *ratios, f"{speeds[-1] / limit:.0%}", start, f"{values['memory'] / 2**30:.2f} GiB"]
-                )
-    header = ["dtype", "engine", *(f"batch {b}: tokens/s (over torch)" for b in BATCHES), "of the limit", "start", "memory"]
-    return f"## {size}: {num_parameters(policy) / 1e6:.1f}M parameters\n\nLimit {limit:.0f} tokens/s.\n\n" + table(header, rows)
+                memory = f"{values['memory'] / 2**30:.2f} GiB"
+                rows.append([SIDES[side], *ratios, f"{speeds[-1] / limit:.0%}", start, memory])
+            header = ["engine", *(f"batch {b}: tokens/s (over torch)" for b in BATCHES), "of the limit", "start", "memory"]
+            title = f"## {size}: {num_parameters(policy) / 1e6:.1f}M parameters, {dtype}"
+            yield f"{title}\n\nLimit {limit:.0f} tokens/s.\n\n" + table(header, rows)
 
 
 def measured(side: str, dtype: str, folder: str, threads: int) -> dict[str, float]:
