@@ -17,6 +17,7 @@ from typing import NoReturn, get_args
 
 import psutil
 
+from recipes import sandbox
 from recipes.check import check_files, check_source
 from recipes.check_cluster import check_cluster_file, is_cluster_file
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
@@ -29,7 +30,7 @@ from rewards.errors import UserError
 from rewards.task import Effort
 from rl.config import EngineName
 
-RESERVED = ("replay", "reward", "sandbox", "preempt")
+RESERVED = ("replay", "reward", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 IDLE_LOOK_S, IDLE_CORES = 0.1, 0.25
 
@@ -111,6 +112,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
     _add_json(recipes)
 
+    boxes = command("sandbox", "run commands in boxes; images, logs, what lives", sandbox.sandbox)
+    sandbox.add_parser(boxes)
+
     doctor = command("doctor", "what this machine can run, and how to add what is missing", _doctor)
     _add_json(doctor)
     return top, dict(commands.choices)
@@ -146,7 +150,8 @@ def _dispatch(words: list[str]) -> int:
     if name in RESERVED:
         raise UserError(f"{name}: this command is not part of this version; available: {', '.join(commands)}")
     if name in commands:
-        arguments = commands[name].parse_intermixed_args(words[1:])  # options may stand between the overrides
+        parser = commands[name]  # options may stand between overrides; `sandbox` has commands of its own
+        arguments = parser.parse_args(words[1:]) if name == "sandbox" else parser.parse_intermixed_args(words[1:])
         handler: Callable[[argparse.Namespace], int] = arguments.handler
         return handler(arguments)
     if not name.startswith("-"):

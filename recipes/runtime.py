@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rewards.errors import UserError
 from rl.config import EngineName, RuntimeConfig
@@ -49,8 +48,7 @@ def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
             "runtime: got ray, which is not installed; install it (`make env`) or run with runtime=inline"
         ) from None
     if config.address is None:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        _init(address="local", include_dashboard=False, env={"env_vars": {"PYTHONPATH": path}})
+        _start_own()
     else:
         _join(config.address)
     try:
@@ -61,6 +59,8 @@ def ray_runtime(config: RuntimeConfig) -> Iterator[None]:
 
 def _join(address: str) -> None:
     """Connects to a running cluster; its nodes get this checkout's code from Ray."""
+    import ray
+
     if address != "auto":
         host, _, port = address.rpartition(":")
         try:  # Ray itself would try for a minute
@@ -68,7 +68,8 @@ def _join(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise UserError(f"runtime.address: got {address}, where nothing answers ({error}); {_HINT}") from error
     try:
-        _init(address=address, env={"working_dir": str(ROOT), "excludes": list(EXCLUDES)})
+        env = {"working_dir": str(ROOT), "excludes": list(EXCLUDES), "env_vars": _variables()}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=env)
     except (ConnectionError, RuntimeError, ValueError) as error:
         text, hint = _whole_text(error), _HINT
         if "Version mismatch" in text:
@@ -97,9 +98,22 @@ _HINT = (
 )
 
 
-def _init(*, address: str, env: dict[str, Any], **options: Any) -> None:
+def _start_own() -> None:
+    """A Ray of this machine. Its workers get their variables from here: those that it starts ahead of need can then be used."""
     import ray
 
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    before = dict(os.environ)
+    os.environ |= {**_variables(), "PYTHONPATH": path}
+    try:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    finally:
+        for name in ("PYTHONPATH", *_variables()):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _variables() -> dict[str, str]:
     spinning = {"GOMP_SPINCOUNT": count} if (count := os.environ.get("GOMP_SPINCOUNT")) else {}  # see `_share_cores`
-    variables = {**env.pop("env_vars", {}), **spinning, "TOKENIZERS_PARALLELISM": "false"}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={**env, "env_vars": variables}, **options)
+    return {**spinning, "TOKENIZERS_PARALLELISM": "false"}

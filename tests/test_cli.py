@@ -23,6 +23,7 @@ SURFACE = {
     "chat": "RUN|MODEL --effort{none,high} --engine{torch,vllm} --max-tokens --temperature",
     "report": "RUN --output",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
+    "sandbox": "ACTION{run,ps,gc,log,image} --home",
     "doctor": "--json",
 }
 
@@ -55,7 +56,7 @@ def test_help_and_version_exit_0(words: list[str], capsys: pytest.CaptureFixture
 
 
 WRONG = {
-    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, doctor; did you mean run?",
+    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, sandbox, doctor; did you mean",
     "--bogus": "error: unrecognized arguments: --bogus",
     "run": "error: the following arguments are required: RECIPE\n",
     "run math --bogus": "error: unrecognized arguments: --bogus",
@@ -76,6 +77,13 @@ WRONG = {
     "recipes shw": "error: argument action: invalid choice: 'shw'",
     "recipes list math": "error: recipes list: takes no math; did you mean `recipes show math`?",
     "recipes show": "error: recipes show: got 0 recipes; allowed: one",
+    "sandbox": "error: the following arguments are required: ACTION",
+    "sandbox run": "error: sandbox run: no command; write it after `--`",
+    "sandbox run --layer jail -- true": "error: argument --layer: invalid choice: 'jail'",
+    "sandbox run --memory-mib 1 -- true": "error: memory_bytes: got 1048576; at least",
+    "sandbox image build x": "error: sandbox image build: give a name and a source",
+    "sandbox image build X debian": "error: image: got 'X'; a name is like",
+    "sandbox --home /none log b": "error: sandbox log: got b, which has no log below /none/logs; there are: none",
     "recipes check math seed=x": "error: override 'seed=x': seed: got",
 }
 

@@ -48,8 +48,9 @@ def main() -> None:
         f"Written by `python -m tests.bench.engines {' '.join(sys.argv[1:])}`. {machine()}, {arguments.threads} threads; "
         "random Qwen3 models, "
         f"{PROMPT} prompt tokens (all prompts differ) and {NEW_TOKENS} sampled ones at temperature 1, log-probabilities "
-        f"included; tokens a second from the median of {REPEATS} repeats. Start, with torch imported: the engine's own imports, "
-        "model, first answer; in brackets a second engine in the same process, as a new stage opens it. Memory: the process's peak. vLLM's own API is the peer: "
+        f"included; tokens a second from the median of {REPEATS} repeats. Start, with torch imported: the engine's own "
+        "imports, model, first answer; in brackets a second engine in the same process, as a new stage opens it. Memory: the "
+        "process's peak. vLLM's own API is the peer: "
         "it has an engine process beside the caller's, and its seeded random numbers.\n"
     )
     print(text)

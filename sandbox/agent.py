@@ -1,0 +1,134 @@
+"""The host's end of a connection to a box's agent: orders out, frames in, each frame to the command that it belongs to.
+
+Nothing that comes in is trusted: sizes are bounded, fields are checked for their types, and what is no answer is a lost box.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sandbox.errors import BoxLostError
+from sandbox.guest.frames import Decoder, FrameError, encode
+
+Handler = Callable[[dict[str, Any], bytes], None]
+CONNECT_LIMIT_S = 10.0
+
+
+class Agent(asyncio.Protocol):
+    """A connection; `open_requests` get every frame with their number until they are closed.
+
+    Once it is broken, every request gets the error, and so does every later one.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = Decoder()
+        self._handlers: dict[int, Handler] = {}
+        self._ended: dict[int, asyncio.Future[Any]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self.broken: BoxLostError | None = None
+
+    @classmethod
+    async def connect(cls, path: Path) -> Agent:
+        """A connection to the socket of an agent.
+
+        Raises:
+            OSError: nobody listens there. TimeoutError: it did not take the connection.
+        """
+        folder = os.open(path.parent, os.O_PATH)  # a socket's path is short, a folder's may be long
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                loop = asyncio.get_running_loop()
+                _, agent = await loop.create_unix_connection(cls, f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+        return agent
+
+    async def ask(self, order: dict[str, Any], payload: bytes = b"", on: Handler | None = None) -> tuple[dict[str, Any], bytes]:
+        """The last frame that answers this order; `on` gets those before it.
+
+        Raises:
+            BoxLostError: the connection broke first. OSError: the agent could not do it, with the box's reason.
+            ValueError: the agent does not take such an order.
+        """
+        number = order["id"]
+        assert number not in self._ended, "a number is used once at a time"
+        ended: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
+        self._ended[number] = ended
+        if on is not None:
+            self._handlers[number] = on
+        try:
+            await self.send(order, payload)
+            header, data = await ended
+        finally:
+            del self._ended[number]
+            self._handlers.pop(number, None)
+        if header["type"] == "error":
+            message, errno = str(header.get("message")), header.get("errno")
+            if isinstance(errno, int):
+                raise OSError(errno, message)
+            raise ValueError(message)
+        return header, data
+
+    async def send(self, order: dict[str, Any], payload: bytes = b"") -> None:
+        """Write one frame, once there is room for it."""
+        await self._room.wait()
+        if self.broken is not None:
+            raise self.broken
+        assert self._transport is not None
+        self._transport.write(encode(order, payload))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for header, payload in self._decoder.feed(data):
+                self._hand_on(header, payload)
+        except FrameError as error:
+            self._break(f"the box's agent sent what is no answer: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._break("the connection to the box ended")
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    def _hand_on(self, header: dict[str, Any], payload: bytes) -> None:
+        number, kind = header.get("id"), header.get("type")
+        ended = self._ended.get(number) if isinstance(number, int) else None
+        if ended is None or ended.done():
+            return  # it answers nothing that was asked
+        assert isinstance(number, int)
+        if kind in ("done", "error", "unknown"):
+            ended.set_result((header, payload))
+        elif (handler := self._handlers.get(number)) is not None:
+            try:
+                handler(header, payload)
+            except BoxLostError as error:
+                self._break(str(error))
+
+    def _break(self, reason: str) -> None:
+        if self.broken is None:
+            self.broken = BoxLostError(reason)
+        self._room.set()
+        if self._transport is not None:
+            self._transport.abort()
+        for ended in self._ended.values():
+            if not ended.done():
+                ended.set_exception(BoxLostError(reason))

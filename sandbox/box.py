@@ -1,0 +1,306 @@
+"""A box as its user holds it: commands, functions and files, the same on every layer.
+
+Where its pool keeps a command log, each call has a number: recorded before it runs, and its answer recorded before it is given.
+A client that comes back asks for the same calls in the same order: what had finished is answered from the record and does not
+run again; what was running is asked of the box, which keeps what came of it; if the box is gone, BoxLostError says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+import os
+import signal
+import textwrap
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from sandbox.agent import Agent
+from sandbox.cgroups import Cgroup, Counters
+from sandbox.commandlog import CommandChangedError, CommandLog, entry_of, facts_of, result_of
+from sandbox.errors import BoxLostError
+from sandbox.guest.frames import MAX_PAYLOAD_BYTES
+from sandbox.result import Output, Result, Verdict
+from sandbox.spec import Limits
+
+GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STREAMS = {1: "stdout", 2: "stderr", 3: "value"}
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a function came to: `value` if the verdict is ok; what it printed, and its traceback, are in the result."""
+
+    result: Result
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a living box is reached: its agent, its group's counters, and who its commands run as (None: the agent's user)."""
+
+    agent: Agent
+    cgroup: Cgroup | None
+    user: Sequence[int] | None
+
+    def counters(self) -> Counters:
+        return Counters() if self.cgroup is None else self.cgroup.counters()
+
+
+Act: TypeAlias = Callable[[Reach, int], Awaitable[tuple[dict[str, Any], bytes]]]  # with the call's number; facts and bytes
+
+
+class Box:
+    """One box and the connection to its agent. Made by a pool (`sandbox/pool.py`), which also ends it."""
+
+    def __init__(
+        self, box_id: str, limits: Limits, reach: Reach | None, log: CommandLog | None, *, came_back: bool = False
+    ) -> None:
+        """`reach` is None where the box is gone and its record alone is left; `came_back`: another client had it before."""
+        self.box_id, self.limits = box_id, limits
+        self._reach, self._log, self._came_back = reach, log, came_back
+        self._seq = 0  # of the last call
+        self._finished = list[int]()  # commands whose answers the box need not keep any more
+        self._requests = itertools.count(1 << 40)  # numbers of what is asked beside commands
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        wall_s: float | None = None,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> Result:
+        """Runs a command to its end: a string by `sh -c`, a sequence as it is.
+
+        Args:
+            stdin: all that it can read. env: in addition to PATH, HOME and LANG. wall_s: in place of the box's limit.
+            on_output: gets "stdout" or "stderr" and each piece as it comes.
+
+        Raises:
+            BoxLostError: the box ended, or stopped answering, meanwhile.
+        """
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        if not argv:
+            raise ValueError("command: got an empty sequence")
+        order = {
+            "op": "exec",
+            "argv": argv,
+            "env": {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})},
+            "cwd": cwd,
+        }
+        result, _ = await self._run(order, stdin, wall_s, on_output)
+        return result
+
+    async def python(
+        self, function: str | Callable[..., Any], *arguments: Any, source: str | None = None, wall_s: float | None = None
+    ) -> Called:
+        """Calls a function in the box; arguments and value travel as JSON.
+
+        Args:
+            function: a function whose source is at hand and which imports what it needs, or the name of one in `source`.
+
+        Raises:
+            TypeError: an argument is not JSON. BoxLostError: the box ended meanwhile.
+        """
+        if callable(function):
+            source, name = textwrap.dedent(inspect.getsource(function)), function.__name__
+        elif source is None:
+            raise ValueError("source: got None; a function that is given by its name needs it")
+        else:
+            name = function
+        json.dumps(arguments)  # raises here and not in a frame
+        order = {"op": "call", "source": source, "function": name, "arguments": arguments, "cwd": None}
+        result, value = await self._run(order, b"", wall_s, None)
+        if not result.ok:
+            return Called(result)
+        try:
+            return Called(result, json.loads(value))
+        except (ValueError, RecursionError):
+            return Called(replace(result, verdict=Verdict.NONZERO))  # it ended without giving one
+
+    async def read_file(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        """A regular file's bytes.
+
+        Raises:
+            OSError: with the box's reason. ValueError: it is larger than `max_bytes`.
+        """
+
+        async def read(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            data = bytearray()
+            while True:
+                header, piece = await self._ask(reach, order | {"offset": len(data), "size": MAX_PAYLOAD_BYTES})
+                data += piece
+                size = header.get("size")
+                if len(data) > max_bytes or (isinstance(size, int) and size > max_bytes):
+                    return {"error": f"{path}: has more than {max_bytes} bytes; raise max_bytes, or read a part of it"}, b""
+                if not piece:
+                    return {}, bytes(data)
+
+        order = {"op": "read", "path": path}
+        facts, data = await self._logged(order | {"max_bytes": max_bytes}, b"", read)
+        if "error" in facts:
+            raise ValueError(facts["error"])
+        return data
+
+    async def write_file(self, path: str, data: bytes, *, mode: int | None = None) -> None:
+        """Writes a whole file, and makes the folders above it.
+
+        Raises:
+            OSError: with the box's reason.
+        """
+
+        async def write(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            for offset in range(0, max(1, len(data)), MAX_PAYLOAD_BYTES):
+                await self._ask(reach, order | {"offset": offset}, data[offset : offset + MAX_PAYLOAD_BYTES])
+            return {}, b""
+
+        order = {"op": "write", "path": path, "mode": mode}
+        await self._logged(order, data, write)
+
+    def close_connection(self) -> None:
+        if self._reach is not None:
+            self._reach.agent.close()
+
+    async def _logged(self, order: dict[str, Any], payload: bytes, act: Act) -> tuple[Mapping[str, Any], bytes]:
+        """What `act` comes to, or has come to: recorded before it is given. The box's own errors are answers as well."""
+        self._seq += 1
+        seq, log = self._seq, self._log
+        entry = found = None
+        if log is not None:
+            entry, found = entry_of(self.box_id, seq, order, payload), log.find(self.box_id, seq)
+            if found is None:
+                log.intend(entry)
+            elif found.digest != entry.digest:
+                raise CommandChangedError(
+                    f"command {seq} of box {self.box_id}: recorded `{found.shown}`, and now asked `{entry.shown}`"
+                )
+            elif found.facts is not None:
+                return _answered(found.facts), found.data
+        if self._reach is None:
+            raise BoxLostError(f"box {self.box_id} is gone; whether its command {seq} ({order['op']}) ran is unknown")
+        try:
+            facts, data = await act(self._reach, seq)
+        except OSError as error:
+            facts, data = {"errno": error.errno, "message": error.strerror}, b""
+        if log is not None and entry is not None:
+            await asyncio.wrap_future(log.finish(entry, facts, data))
+        return _answered(facts), data
+
+    async def _ask(self, reach: Reach, order: dict[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        async with asyncio.timeout(self.limits.wall_s + GRACE_S):
+            return await reach.agent.ask({**order, "id": next(self._requests), "user": reach.user}, payload)
+
+    async def _run(
+        self, order: dict[str, Any], stdin: bytes, wall_s: float | None, on_output: Callable[[str, bytes], None] | None
+    ) -> tuple[Result, bytes]:
+        limits = self.limits
+        wall_s = limits.wall_s if wall_s is None else wall_s
+        order |= {
+            "wall_s": wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp", "live": on_output is not None,
+            "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,
+        }  # fmt: skip
+
+        async def run(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            kept, before = _Kept(limits.keep_bytes, on_output), reach.counters()
+            numbered = {**order, "id": seq, "user": reach.user}
+            try:
+                async with asyncio.timeout(wall_s + GRACE_S):
+                    facts = await self._begin_or_recall(reach.agent, numbered, stdin, kept)
+            except TimeoutError:
+                reach.agent.close()
+                raise BoxLostError(
+                    f"box {self.box_id} did not answer {GRACE_S:.0f} s after its command's limit of {wall_s:g} s"
+                ) from None
+            self._finished.append(seq)
+            return facts_of(_result(facts, kept, before, reach.counters()), kept.stream(3).head)
+
+        return result_of(*await self._logged(order, stdin, run))
+
+    async def _begin_or_recall(self, agent: Agent, order: dict[str, Any], stdin: bytes, kept: _Kept) -> Mapping[str, Any]:
+        """Runs the command, unless this box has begun it already for a client that died."""
+        number = order["id"]
+        if self._came_back:
+            facts, _ = await agent.ask({"op": "recall", "id": number}, on=kept)
+            if facts["type"] != "unknown":
+                return facts
+        for start in range(0, len(stdin) - MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES):
+            await agent.ask({"op": "stdin", "id": number}, stdin[start : start + MAX_PAYLOAD_BYTES])
+        last = (len(stdin) - 1) // MAX_PAYLOAD_BYTES * MAX_PAYLOAD_BYTES if stdin else 0
+        forget, self._finished = self._finished, []
+        facts, _ = await agent.ask({**order, "forget": forget}, stdin[last:], kept)
+        return facts
+
+
+def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The facts of an answer; an error of the box is raised, at the first time and from the record."""
+    if "errno" in facts:
+        raise OSError(facts["errno"], facts["message"])
+    return facts
+
+
+class _Kept:
+    """Collects a command's frames; holds no more than was asked for."""
+
+    def __init__(self, keep_bytes: int, on_output: Callable[[str, bytes], None] | None) -> None:
+        self._on_output = on_output
+        self._parts: dict[tuple[int, str], bytearray] = {}
+        self._left = 2 * (keep_bytes + 1) + (16 << 20)
+
+    def __call__(self, header: dict[str, Any], payload: bytes) -> None:
+        if header.get("type") == "running":  # it was begun for a client that died
+            return
+        stream, part = header.get("stream"), header.get("part")
+        if stream not in STREAMS:
+            raise BoxLostError("the box's agent sent output of no stream")
+        if header.get("type") == "output":
+            if self._on_output is not None:
+                self._on_output(STREAMS[stream], payload)
+        elif part in ("head", "tail"):
+            self._left -= len(payload)
+            if self._left < 0:
+                raise BoxLostError("the box's agent sent more output than was asked for")
+            self._parts.setdefault((stream, part), bytearray()).extend(payload)
+
+    def stream(self, number: int, num_bytes: int = 0) -> Output:
+        head, tail = (bytes(self._parts.get((number, part), b"")) for part in ("head", "tail"))
+        return Output(head, tail, max(num_bytes, len(head) + len(tail)))
+
+
+def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Counters) -> Result:
+    """The verdict, from what the agent says and what the host's counters show."""
+    status, cause, sizes = facts.get("status"), facts.get("cause"), facts.get("num_bytes")
+    used = [facts.get(name) for name in ("wall_s", "cpu_s", "max_rss_bytes")]
+    if not isinstance(status, int) or not isinstance(sizes, dict) or not all(isinstance(u, int | float) for u in used):
+        raise BoxLostError("the box's agent gave no account of its command")
+    code = os.waitstatus_to_exitcode(status & 0xFFFF) if status & 0xFF != 0x7F else -int(signal.SIGSTOP)
+    if cause in ("wall_timeout", "cpu_timeout", "output_limit"):
+        verdict = Verdict(cause)
+    elif code == 0:
+        verdict = Verdict.OK
+    elif after.num_oom_kills > before.num_oom_kills:
+        verdict = Verdict.OUT_OF_MEMORY
+    elif after.num_refused_forks > before.num_refused_forks:
+        verdict = Verdict.PIDS_LIMIT
+    elif cause == "disk_full":
+        verdict = Verdict.DISK_FULL
+    else:
+        verdict = Verdict.SIGNAL if code < 0 else Verdict.NONZERO
+    wall_s, cpu_s, max_rss_bytes = used
+    counts = [int(size) if isinstance(size := sizes.get(str(n)), int) else 0 for n in (1, 2)]
+    return Result(
+        verdict=verdict,
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        stdout=kept.stream(1, counts[0]),
+        stderr=kept.stream(2, counts[1]),
+        wall_s=float(wall_s or 0),
+        cpu_s=float(cpu_s or 0),
+        max_rss_bytes=int(max_rss_bytes or 0),
+    )

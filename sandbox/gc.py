@@ -1,0 +1,37 @@
+"""Takes away what pools left whose keeper was killed: processes, control groups, folders. Opening a pool does so too."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from sandbox.cgroups import Cgroup, groups_of
+from sandbox.keeper import LOCK_NAME
+
+
+def collect(home: Path) -> list[str]:
+    """Cleans up after every pool below this folder whose keeper is gone; their names."""
+    return [pool.name for pool in _dead(home / "pools") if _clean(pool)]
+
+
+def _dead(pools: Path) -> Iterator[Path]:
+    """A keeper holds its lock as long as it lives, however it ends."""
+    for pool in sorted(pools.glob("*/")):
+        with contextlib.suppress(OSError):
+            lock = os.open(pool / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield pool
+            finally:
+                os.close(lock)
+
+
+def _clean(pool: Path) -> bool:
+    for name in groups_of(pool.name):
+        Cgroup(name).destroy()
+    shutil.rmtree(pool, ignore_errors=True)
+    return not pool.exists()

@@ -1,0 +1,231 @@
+"""Starts one command with its streams, and what runs between the fork and the program: limits, user, folder, descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+import termios
+from typing import Any, NoReturn
+
+from sandbox.guest import watch
+from sandbox.guest.capture import Capture
+
+VALUE_BYTES = 8 << 20  # of JSON that a called function may return
+COULD_NOT_START = 125  # the exit code of a command that never began; its reason is on stderr
+
+
+class Command:
+    """A running command: its streams by descriptor, and the pipe on which its end is told.
+
+    `streams` holds what was captured: 1 and 2 are stdout and stderr, 3 is the value that a called function returned.
+    """
+
+    def __init__(self, number: int, order: dict[str, Any], stdin: int | None, stateless: bool) -> None:
+        self.number = number
+        self.live = bool(order.get("live"))
+        self.output_bytes = int(order.get("output_bytes", 1 << 40))
+        keep = int(order.get("keep_bytes", 1 << 16))
+        self.streams = {1: Capture(keep), 2: Capture(keep)}
+        self.facts: dict[str, Any] | None = None
+        self.ending = False
+        self.readers: dict[int, int] = {}  # descriptor -> stream
+        self.input: int | None = None
+        self.watch: watch.Watch | None = None  # of a stateless box
+        theirs = self._open_streams(order, stdin)
+        self.ended_fd, ended = os.pipe()  # the supervisor writes the facts here
+        orders, self.orders_fd = os.pipe()  # and is told here to end the command
+        pid = os.fork()
+        if pid == 0:
+            _in_child(lambda: _supervise(order, theirs, orders, ended) if not stateless else _become(order, theirs))
+        for fd in {*theirs.values(), orders, ended}:
+            os.close(fd)
+        self.pid = pid
+        if stateless:
+            self.watch = watch.Watch(pid, order, stateless=True)
+            os.close(self.ended_fd)
+            os.close(self.orders_fd)
+            self.ended_fd = os.pidfd_open(pid)
+        for fd in self.readers:
+            os.set_blocking(fd, False)
+
+    def _open_streams(self, order: dict[str, Any], stdin: int | None) -> dict[int, int]:
+        """The descriptors that the program gets, by number; ours go to `readers` and `input`."""
+        if order.get("tty"):
+            ours, theirs = os.openpty()
+            resize(ours, order["tty"])
+            self.readers[ours] = 1
+            self.input = ours
+            return {0: theirs, 1: theirs, 2: theirs}
+        given = {}
+        if stdin is not None:
+            given[0] = stdin
+        elif order.get("interactive"):
+            given[0], self.input = os.pipe()
+            os.set_blocking(self.input, False)
+        else:
+            given[0] = os.open(os.devnull, os.O_RDONLY)
+        if order["op"] == "call":
+            self.streams[3] = Capture(2 * VALUE_BYTES)  # so that its head holds a whole value
+        for stream in self.streams:
+            ours, given[stream] = os.pipe()
+            self.readers[ours] = stream
+        return given
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(capture.num_bytes for capture in self.streams.values())
+
+    def end(self, cause: str) -> None:
+        """Kill it and all that it started; the facts follow on `ended_fd`. The first cause counts."""
+        if self.ending:
+            return
+        self.ending = True
+        if self.watch is not None:
+            self.watch.end(cause)
+        else:
+            with contextlib.suppress(OSError):
+                os.write(self.orders_fd, cause.encode())
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self.orders_fd, b"#%d" % number)
+
+
+def resize(fd: int, size: list[int]) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", int(size[0]), int(size[1]), 0, 0))
+
+
+def _in_child(run: Any) -> NoReturn:
+    """Runs it in a forked process, which never comes back to the agent's code."""
+    signal.set_wakeup_fd(-1)
+    try:
+        run()
+    except BaseException as error:  # noqa: BLE001 - this is the end of the process
+        with contextlib.suppress(OSError):
+            os.write(2, (f"{type(error).__name__}: {error}\n").encode())
+    finally:
+        os._exit(COULD_NOT_START)
+
+
+def _supervise(order: dict[str, Any], theirs: dict[int, int], orders: int, ended: int) -> NoReturn:
+    """Between agent and program: everything that the program starts stays below this process, which ends it in time."""
+    watch.become_subreaper()
+    watch.die_with_parent()
+    keep = {orders, ended}
+    pid = os.fork()
+    if pid == 0:
+        _in_child(lambda: _become(order, theirs))
+    _close_all_but(keep)
+    seen = watch.Watch(pid, order, stateless=False)
+    main = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(main, select.POLLIN)
+    poll.register(orders, select.POLLIN)
+    while seen.status is None:
+        if any(fd == orders for fd, _ in poll.poll(seen.wait_s * 1000)):
+            _obey(seen, os.read(orders, 64).decode())
+        seen.tick()
+    if seen.cause:
+        seen.end(seen.cause)  # what it had forked meanwhile
+    os.write(ended, json.dumps(seen.facts()).encode())
+    os.close(ended)
+    poll.unregister(main)
+    with contextlib.suppress(ChildProcessError):
+        while True:  # what it left behind on purpose, such as a server, still needs someone to wait for it
+            if poll.poll(0) and not os.read(orders, 64):
+                break
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                poll.poll(1000 * watch.TICK_S)
+    os._exit(0)
+
+
+def _obey(seen: watch.Watch, order: str) -> None:
+    if order.startswith("#"):
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.killpg(seen.pid, int(order[1:]))
+    else:
+        seen.end(order)
+
+
+def _become(order: dict[str, Any], theirs: dict[int, int]) -> None:
+    """This process turns into the program, or into the called function."""
+    watch.die_with_parent()
+    os.setsid()
+    placed = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for number, fd in theirs.items()}
+    for number, fd in placed.items():
+        os.dup2(fd, number)
+    if order.get("tty"):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    _close_all_but(set(theirs))
+    for name, (soft, hard) in order.get("rlimits", {}).items():
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (soft, hard))
+    for number in range(1, signal.NSIG):
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    if order.get("user"):
+        uid, gid = order["user"]
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    watch.allow_no_new_privileges()
+    with contextlib.suppress(OSError):  # where memory runs out, this is to be ended, and not what watches it
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    os.chdir(order.get("cwd") or "/")
+    if order["op"] == "call":
+        _call(order)
+    else:
+        _exec(order["argv"], order.get("env") or {})
+
+
+def _exec(argv: list[str], env: dict[str, str]) -> None:
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(2, (f"{argv[0]}: {error.strerror}\n").encode(errors="replace"))
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says it
+
+
+def _call(order: dict[str, Any]) -> None:
+    """Defines the source and calls the function in it; its value goes to descriptor 3 as JSON."""
+    import traceback
+
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    sys.setrecursionlimit(1000)
+    status = 1
+    try:
+        names: dict[str, Any] = {"__name__": "__call__"}
+        exec(compile(order["source"], "<call>", "exec"), names)
+        value = json.dumps(names[order["function"]](*order["arguments"])).encode()
+        if len(value) > VALUE_BYTES:
+            raise ValueError(f"the value has {len(value)} bytes of JSON; at most {VALUE_BYTES}")
+        with open(3, "wb", closefd=False) as out:
+            out.write(value)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1 if error.code else 0
+    except MemoryError:
+        os.write(2, b"MemoryError\n")
+    except BaseException:  # noqa: BLE001 - whatever the function did
+        traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):
+                os.close(int(name))

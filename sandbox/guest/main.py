@@ -1,0 +1,403 @@
+"""The agent's loop: takes orders in frames from its newest connection, runs commands, and answers.
+
+It outlives its connections: a command goes on while nobody is connected, and what a finished one came to is kept until it is
+forgotten by order, so that a host which comes back learns of it. In a stateless box one command runs at a time, and after it
+every process is ended and the scratch folders are emptied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from sandbox.guest import command, files, watch
+from sandbox.guest.capture import read_some
+from sandbox.guest.frames import MAX_PAYLOAD_BYTES, Decoder, FrameError, encode
+
+HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
+INPUT_BYTES = 1 << 20  # of unread input of an interactive command
+NOTHING_USED = {"wall_s": 0.0, "cpu_s": 0.0, "max_rss_bytes": 0}
+KEPT = 256  # commands that run, or have finished and were not ordered to be forgotten
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen", type=int, help="descriptor of a listening socket")
+    parser.add_argument("--device", help="a character device that is the only connection")
+    parser.add_argument("--stateless", action="store_true")
+    parser.add_argument(
+        "--scratch", action="append", default=[], help="folder to empty between the commands of a stateless box"
+    )
+    arguments = parser.parse_args()
+    watch.hide_from_peers()
+    watch.become_subreaper()
+    watch.die_with_parent()  # whoever keeps the box on the host; a machine's first process has none
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    agent = Agent(arguments.stateless, arguments.scratch)
+    if arguments.device:
+        agent.connect(os.open(arguments.device, os.O_RDWR | os.O_CLOEXEC))
+    elif arguments.listen is not None:
+        agent.listen(arguments.listen)
+    else:
+        agent.connect(0, 1)
+    agent.run()
+
+
+class Agent:
+    """All state of a box's agent: one selector, at most one connection, the commands by their numbers."""
+
+    def __init__(self, stateless: bool, scratch: list[str]) -> None:
+        self.stateless, self.scratch = stateless, scratch
+        self.selector = selectors.DefaultSelector()
+        self.commands: dict[int, command.Command] = {}
+        self.stdin: dict[int, int] = {}  # descriptors of what was sent for a command that has not begun
+        self.peer: tuple[int, int] | None = None  # to read from, to write to
+        self.decoder = Decoder()
+        self.unsent = bytearray()
+        self.ends_with_peer = False
+        self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
+        self.watch_children()
+
+    def watch_children(self) -> None:
+        """Wakes the selector when a process ends, so that none waits for its reaper."""
+        woken, wakes = os.pipe()
+        for fd in (woken, wakes):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.selector.register(woken, selectors.EVENT_READ, lambda: read_some(woken))
+
+    def listen(self, fd: int) -> None:
+        listener = socket.socket(fileno=fd)
+        listener.setblocking(False)
+        os.set_inheritable(fd, False)
+
+        def accept() -> None:
+            with contextlib.suppress(BlockingIOError):
+                connection, _ = listener.accept()
+                fd = connection.detach()
+                self.connect(fd)
+
+        self.selector.register(listener, selectors.EVENT_READ, accept)
+
+    def connect(self, reads: int, writes: int | None = None) -> None:
+        """The newest connection is the one that counts."""
+        self.disconnect()
+        self.peer = (reads, reads if writes is None else writes)
+        self.ends_with_peer = writes is not None
+        self.decoder = Decoder()
+        self.unsent = bytearray()
+        for fd in self.peer:
+            os.set_blocking(fd, False)
+            os.set_inheritable(fd, False)
+        self.selector.register(reads, selectors.EVENT_READ, self.receive)
+
+    def disconnect(self) -> None:
+        if self.peer is None:
+            return
+        for fd in {*self.peer}:
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(fd)
+            os.close(fd)
+        self.peer = None
+        self.unsent.clear()
+        self.release()  # nobody is there to be overtaken
+        if self.ends_with_peer:
+            os._exit(0)
+
+    def run(self) -> None:
+        while True:
+            waits = [c.watch.wait_s for c in self.commands.values() if c.watch is not None and c.facts is None]
+            for key, _ in self.selector.select(min(waits, default=None)):
+                if key.fd in self.selector.get_map():  # one that was handled before it may have closed it
+                    key.data()
+            for running in list(self.commands.values()):
+                if running.watch is not None and running.facts is None:
+                    self.tick(running)
+            if not self.stateless:
+                self.reap()
+
+    def reap(self) -> None:
+        """The supervisors; and where this is the first process of the box, whoever has lost its parent."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    # frames
+
+    def receive(self) -> None:
+        assert self.peer is not None
+        data = read_some(self.peer[0])
+        if data is None:
+            return
+        if not data:
+            self.disconnect()
+            return
+        try:
+            for header, payload in self.decoder.feed(data):
+                self.obey(header, payload)
+        except FrameError:
+            self.disconnect()
+
+    def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        if self.peer is not None:
+            self.unsent += encode(header, payload)
+            self.flush()
+
+    def flush(self) -> None:
+        if self.peer is None:
+            return
+        reads, writes = self.peer
+        try:
+            while self.unsent:
+                del self.unsent[: os.write(writes, self.unsent[:MAX_PAYLOAD_BYTES])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.disconnect()
+            return
+        self.await_room(reads, writes)
+        if len(self.unsent) < HIGH_WATER_BYTES:
+            self.release()
+
+    def await_room(self, reads: int, writes: int) -> None:
+        """Has the selector wake us when the peer takes more, as long as there is something to send."""
+        if reads == writes:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
+            self.selector.modify(reads, events, self.exchange)
+        elif self.unsent and writes not in self.selector.get_map():
+            self.selector.register(writes, selectors.EVENT_WRITE, self.flush)
+        elif not self.unsent and writes in self.selector.get_map():
+            self.selector.unregister(writes)
+
+    def release(self) -> None:
+        for fd, running in self.held.items():
+            if fd in running.readers:
+                self.register_reader(running, fd)
+        self.held.clear()
+
+    def register_reader(self, running: command.Command, fd: int) -> None:
+        self.selector.register(fd, selectors.EVENT_READ, lambda: self.drain(running, fd))
+
+    def exchange(self) -> None:
+        if self.unsent:
+            self.flush()
+        if self.peer is not None:
+            self.receive()
+
+    # orders
+
+    def obey(self, order: dict[str, Any], payload: bytes) -> None:
+        """Carry out one order; whatever is wrong with it is answered as an error, and the agent goes on."""
+        number = order.get("id")
+        try:
+            self.ORDERS[order["op"]](self, order, payload)
+        except OSError as error:
+            self.send({"id": number, "type": "error", "errno": error.errno, "message": error.strerror or str(error)})
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            self.send({"id": number, "type": "error", "errno": None, "message": f"{type(error).__name__}: {error}"})
+
+    def start(self, order: dict[str, Any], payload: bytes) -> None:
+        number = int(order["id"])
+        if number in self.commands:
+            raise ValueError(f"command {number} is there already")
+        if self.stateless and any(c.facts is None for c in self.commands.values()):
+            raise ValueError("this box runs one command at a time")
+        for other in order.get("forget", ()):
+            if other in self.commands and self.commands[other].facts is not None:
+                del self.commands[other]
+        if len(self.commands) >= KEPT:
+            raise ValueError(f"{KEPT} commands run, or have ended and nobody has taken note of it")
+        running = command.Command(number, order, self.take_stdin(number, payload), self.stateless)
+        self.commands[number] = running
+        for fd in running.readers:
+            self.register_reader(running, fd)
+        self.selector.register(running.ended_fd, selectors.EVENT_READ, lambda: self.ended(running))
+
+    def take_stdin(self, number: int, payload: bytes) -> int | None:
+        """What the command reads: a file in memory, so that no command waits for the host and the host for none."""
+        fd = self.stdin.pop(number, None)
+        if payload:
+            fd = os.memfd_create("stdin", os.MFD_CLOEXEC) if fd is None else fd
+            _write_all(fd, payload)
+        if fd is not None:
+            os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def keep_stdin(self, order: dict[str, Any], payload: bytes) -> None:
+        number = int(order["id"])
+        if number not in self.stdin:
+            self.stdin[number] = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        _write_all(self.stdin[number], payload)
+        self.send({"id": number, "type": "done"})
+
+    def write_input(self, order: dict[str, Any], payload: bytes) -> None:
+        running = self.commands[int(order["id"])]
+        if running.input is None:
+            raise ValueError(f"command {running.number} takes no input")
+        os.set_blocking(running.input, False)
+        _write_all(running.input, payload)
+        if order.get("last") and running.input not in running.readers:
+            os.close(running.input)
+            running.input = None
+
+    def end(self, order: dict[str, Any], payload: bytes) -> None:
+        running = self.commands[int(order["id"])]
+        if order.get("signal"):
+            running.send_signal(int(order["signal"]))
+        else:
+            running.end("killed")
+
+    def resize(self, order: dict[str, Any], payload: bytes) -> None:
+        running = self.commands[int(order["id"])]
+        assert running.input is not None
+        command.resize(running.input, order["size"])
+
+    def recall(self, order: dict[str, Any], payload: bytes) -> None:
+        """What became of a command: its end again if it has ended, later if it runs, `unknown` if it never began here."""
+        number = int(order["id"])
+        running = self.commands.get(number)
+        if running is None:
+            self.send({"id": number, "type": "unknown"})
+        elif running.facts is not None:
+            self.report(running)
+        else:
+            self.send({"id": number, "type": "running"})
+
+    def ping(self, order: dict[str, Any], payload: bytes) -> None:
+        self.send({"id": order.get("id"), "type": "done", "pid": os.getpid()})
+
+    def read_file(self, order: dict[str, Any], payload: bytes) -> None:
+        with watch.acting_as(order.get("user")):
+            facts, data = files.read(order)
+        self.send({"id": order["id"], "type": "done", **facts}, data)
+
+    def write_file(self, order: dict[str, Any], payload: bytes) -> None:
+        with watch.acting_as(order.get("user")):
+            files.write(order, payload)
+        self.send({"id": order["id"], "type": "done"})
+
+    def list_folder(self, order: dict[str, Any], payload: bytes) -> None:
+        with watch.acting_as(order.get("user")):
+            more, data = files.entries(order)
+        self.send({"id": order["id"], "type": "done", "more": more}, data)
+
+    ORDERS: ClassVar[dict[str, Callable[[Agent, dict[str, Any], bytes], None]]] = {
+        "exec": start,
+        "call": start,
+        "stdin": keep_stdin,
+        "input": write_input,
+        "end": end,
+        "resize": resize,
+        "recall": recall,
+        "ping": ping,
+        "read": read_file,
+        "write": write_file,
+        "list": list_folder,
+    }
+
+    # commands
+
+    def drain(self, running: command.Command, fd: int) -> None:
+        if running.live and running.facts is None and len(self.unsent) > HIGH_WATER_BYTES and fd not in self.held:
+            self.held[fd] = running
+            self.selector.unregister(fd)
+            return
+        data = read_some(fd)
+        if data is None:
+            return
+        if not data:
+            self.close_reader(running, fd)
+            return
+        if running.facts is not None:
+            return  # what a process that was left behind still writes
+        stream = running.readers[fd]
+        running.streams[stream].add(data)
+        if running.live and stream != 3:
+            self.send({"id": running.number, "type": "output", "stream": stream}, data)
+        if running.num_bytes > running.output_bytes:
+            running.end("output_limit")
+
+    def close_reader(self, running: command.Command, fd: int) -> None:
+        if self.held.pop(fd, None) is None:
+            self.selector.unregister(fd)
+        if running.input == fd:
+            running.input = None
+        del running.readers[fd]
+        os.close(fd)
+
+    def tick(self, running: command.Command) -> None:
+        """Of a stateless box, where the agent itself watches."""
+        seen = running.watch
+        assert seen is not None
+        seen.tick()
+        if seen.status is not None:
+            self.ended(running)
+
+    def ended(self, running: command.Command) -> None:
+        seen = running.watch
+        if seen is not None:
+            seen.reap()
+            if seen.status is None or running.facts is not None:
+                return
+            seen.end("")
+            self.finish(running, seen.facts())
+            for folder in self.scratch:
+                files.empty(folder)
+            self.commands.pop(running.number)
+        else:
+            text = os.read(running.ended_fd, 4096)
+            if not text:  # its supervisor was killed, by the command or for its memory
+                self.sweep()
+            self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
+
+    def sweep(self) -> None:
+        """Ends what has lost its supervisor: such processes have become this one's children."""
+        supervisors = {c.pid for c in self.commands.values()}
+        while orphans := [pid for pid in watch.children(os.getpid()) if pid not in supervisors]:
+            for orphan in orphans:
+                for pid in [orphan, *watch.descendants(orphan)]:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            self.reap()
+
+    def finish(self, running: command.Command, facts: dict[str, Any]) -> None:
+        for fd in list(running.readers):
+            while fd in running.readers and self.take(running, fd):
+                pass
+        running.facts = facts
+        self.selector.unregister(running.ended_fd)
+        os.close(running.ended_fd)
+        self.report(running)
+
+    def take(self, running: command.Command, fd: int) -> bool:
+        """Reads what is left of a stream; whether there was something."""
+        before = running.num_bytes
+        self.drain(running, fd)
+        return running.num_bytes > before
+
+    def report(self, running: command.Command) -> None:
+        assert running.facts is not None
+        sizes = {}
+        for stream, capture in running.streams.items():
+            sizes[str(stream)] = capture.num_bytes
+            for part, data in (("head", capture.head), ("tail", capture.tail)):
+                for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+                    piece = data[start : start + MAX_PAYLOAD_BYTES]
+                    self.send({"id": running.number, "type": "kept", "stream": stream, "part": part}, piece)
+        self.send({"id": running.number, "type": "done", "num_bytes": sizes, **running.facts})
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]

@@ -1,0 +1,191 @@
+"""Watches one command: its limits on time and memory of processes, what it used, and the end of everything that it started.
+
+A command's processes are the descendants of the process that watches it: that one is their subreaper, so whatever they fork,
+in sessions of their own or not, stays below it. It does not hold in a stateless box, where the agent itself watches and ends
+all processes there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+TICK_S = 0.1  # between two looks at what a command uses
+KILL_LIMIT_S = 2.0  # for processes that were killed to be gone
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_from_peers() -> None:
+    """No process of the same user may read this one's memory or trace it."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def allow_no_new_privileges() -> None:
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def acting_as(user: list[int] | None) -> Iterator[None]:
+    """Files are opened and made with this user's rights meanwhile, and are this user's."""
+    if user is not None:
+        _libc.setfsgid(user[1])
+        _libc.setfsuid(user[0])  # takes the rights over all files away as well
+    try:
+        yield
+    finally:
+        if user is not None:
+            _libc.setfsuid(os.geteuid())
+            _libc.setfsgid(os.getegid())
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+class Watch:
+    """One command from its start to its end: `tick` it whenever the main process ends, and every TICK_S."""
+
+    def __init__(self, pid: int, limits: dict[str, Any], stateless: bool) -> None:
+        self.pid, self.stateless = pid, stateless
+        self.cause = ""  # a verdict, where a limit ended it
+        self.status: int | None = None
+        self.start = time.monotonic()
+        self._wall_s, self._cpu_s = limits.get("wall_s"), limits.get("cpu_s")
+        self._disk = limits.get("disk")
+        self._ended_cpu_s = 0.0
+        self._max_rss_bytes = 0
+        self._disk_full = False
+
+    @property
+    def wait_s(self) -> float:
+        """Until the next look."""
+        left = TICK_S if self._wall_s is None else self.start + self._wall_s - time.monotonic()
+        return max(0.0, min(TICK_S, left))
+
+    def tick(self) -> None:
+        """Notes whether the main process has ended, and ends it, and all that it started, where it used too much."""
+        self.reap()
+        if self.status is None:
+            now = time.monotonic()
+            if self._wall_s is not None and now - self.start >= self._wall_s:
+                self.end("wall_timeout")
+            elif self._cpu_s is not None and now - self.start >= self._cpu_s and self.cpu_s() >= self._cpu_s:
+                self.end("cpu_timeout")
+        self._disk_full = self._disk_full or self._is_disk_full()
+
+    def reap(self) -> None:
+        """Collects whatever has ended; the main process's status is kept."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+                if not pid:
+                    return
+                self._ended_cpu_s += used.ru_utime + used.ru_stime
+                self._max_rss_bytes = max(self._max_rss_bytes, used.ru_maxrss * 1024)
+                if pid == self.pid:
+                    self.status = status
+
+    def end(self, cause: str) -> None:
+        """Kills everything that the command started; a command that had ended by itself keeps its own end."""
+        if not self.cause:
+            self.cause = cause
+        deadline = time.monotonic() + KILL_LIMIT_S
+        while self.kill_once() and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.001)
+        self.reap()
+
+    def kill_once(self) -> bool:
+        """Sends SIGKILL to all of them; whether there were any."""
+        if self.stateless:
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                return False
+            return True
+        family = descendants(os.getpid())
+        for send in (signal.SIGSTOP, signal.SIGKILL):  # what is stopped cannot fork while the others are killed
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, send)
+        return bool(family)
+
+    def cpu_s(self) -> float:
+        """Processor time of what has ended and of what is running."""
+        used = self._ended_cpu_s
+        for pid in descendants(os.getpid()) if self.status is None else []:
+            fields = stat_fields(pid)
+            if fields:  # utime, stime, and those of the children that it has waited for
+                used += sum(int(field) for field in fields[11:15]) / _CLOCK_TICKS
+        return used
+
+    def facts(self) -> dict[str, Any]:
+        """What the host makes a result of."""
+        assert self.status is not None, "it has ended"
+        return {
+            "status": self.status,
+            "cause": self.cause or ("disk_full" if self._disk_full or self._is_disk_full() else ""),
+            "wall_s": time.monotonic() - self.start,
+            "cpu_s": self.cpu_s(),
+            "max_rss_bytes": self._max_rss_bytes,
+        }
+
+    def _is_disk_full(self) -> bool:
+        if not self._disk:
+            return False
+        try:
+            free = os.statvfs(self._disk)
+        except OSError:
+            return False
+        return free.f_bavail == 0 or free.f_favail == 0
+
+
+def stat_fields(pid: int) -> list[str]:
+    """What /proc says after the name of the process: state, parent, ..., nothing where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return text[text.rindex(")") + 2 :].split()  # a name may hold spaces and brackets
+
+
+def children(root: int) -> list[int]:
+    """The living children of a process."""
+    return _families().get(root, [])
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below `root`, parents before their children."""
+    families = _families()
+    found, waiting = [], [root]
+    while waiting:
+        below = families.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _families() -> dict[int, list[int]]:
+    families: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        fields = stat_fields(int(name)) if name.isdigit() else []
+        if fields and fields[0] != "Z":
+            families.setdefault(int(fields[1]), []).append(int(name))
+    return families

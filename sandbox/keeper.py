@@ -1,0 +1,246 @@
+"""The process that owns a pool's boxes: it starts them, lends them to its pool's owner, and takes all of them down.
+
+The pool starts it by itself, in a session of its own, so it outlives an owner that is killed: then it waits `lease_s` for one
+that comes back, ends every box, removes their processes, mounts, groups and folders, and itself. If the keeper is killed, the
+kernel ends its boxes with it; the groups and folders that are left go with the next `gc` (sandbox/gc.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sandbox import mounts
+from sandbox.agent import Agent
+from sandbox.errors import BoxUnavailableError, SandboxError, UnsupportedError
+from sandbox.guest.frames import Decoder, FrameError, encode
+from sandbox.images import Images
+from sandbox.layers.base import Layer, Place, Running, listen
+from sandbox.spec import BoxSpec, LayerName, Limits
+
+SOCKET_NAME, LOCK_NAME = "keeper", "lock"
+KEPT_ALREADY = 75  # exit code of a keeper whose pool has one
+START_LIMIT_S = 30.0  # for a box's agent to answer
+LOOK_S = 0.2  # between two looks at leases and lifetimes
+
+
+@dataclass
+class Kept:
+    """A living box: what it was asked to be, what runs, and until when."""
+
+    spec: BoxSpec
+    place: Place
+    running: Running
+    until: float  # of time.monotonic()
+    ended: asyncio.Task[None] = field(repr=False)
+
+
+class Keeper:
+    def __init__(self, folder: Path, lease_s: float, num_starting: int) -> None:
+        self.folder, self.lease_s = folder, lease_s
+        self.boxes: dict[str, Kept] = {}
+        self.layers: dict[LayerName, Layer] = {}
+        self.owners: set[asyncio.StreamWriter] = set()
+        self.alone_since = time.monotonic()
+        self._starting = asyncio.Semaphore(num_starting)  # so that a burst of requests does not starve those that are nearly up
+        self._numbers = iter(range(1, 1 << 30))
+        self._closing = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Until its owner says so, or has been away for the lease."""
+        listener = listen(self.folder / SOCKET_NAME)
+        server = await asyncio.start_unix_server(self._meet, sock=listener)
+        try:
+            while not self._closing.is_set() and not self._forsaken:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._closing.wait()
+                now = time.monotonic()
+                for box_id in [b for b, kept in self.boxes.items() if now >= kept.until]:
+                    await self.destroy(box_id)
+        finally:
+            server.close()
+            await asyncio.gather(*(self.destroy(box_id) for box_id in list(self.boxes)))
+
+    @property
+    def _forsaken(self) -> bool:
+        return not self.owners and time.monotonic() - self.alone_since > self.lease_s
+
+    def _layer(self, name: LayerName) -> Layer:
+        if name not in self.layers:
+            self.layers[name] = _open_layer(name, self.folder)
+        return self.layers[name]
+
+    async def create(self, box_id: str, spec: BoxSpec) -> Kept:
+        if box_id in self.boxes:
+            raise ValueError(f"box {box_id} is there already")
+        number = next(self._numbers)
+        place = Place(box_id, number, self.folder / "boxes" / str(number))
+        place.folder.mkdir(parents=True, mode=0o711)
+        try:
+            layer = self._layer(spec.layer)
+            async with self._starting:
+                running = await layer.start(spec, place)
+                await _answers(running, place)
+        except BaseException:
+            shutil.rmtree(place.folder, ignore_errors=True)
+            raise
+        ended = asyncio.create_task(running.wait())
+        kept = Kept(spec, place, running, time.monotonic() + spec.ttl_s, ended)
+        self.boxes[box_id] = kept
+        return kept
+
+    async def destroy(self, box_id: str) -> None:
+        kept = self.boxes.pop(box_id, None)
+        if kept is None:
+            return
+        await kept.running.destroy()
+        kept.ended.cancel()
+        await asyncio.to_thread(shutil.rmtree, kept.place.folder, ignore_errors=True)
+
+    # the owner's connection
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        jobs = set[asyncio.Task[None]]()
+        decoder = Decoder()
+        try:
+            while data := await reader.read(1 << 16):
+                for order, _ in decoder.feed(data):
+                    if order.get("op") == "own":
+                        self.owners.add(writer)
+                    job = asyncio.create_task(self._answer(order, writer))
+                    jobs.add(job)
+                    job.add_done_callback(jobs.discard)
+        except (FrameError, ConnectionError) as error:
+            print(f"the owner's connection: {error}", file=sys.stderr)
+        finally:
+            if writer in self.owners:  # else it only looked
+                self.owners.remove(writer)
+                self.alone_since = time.monotonic()
+            writer.close()
+
+    async def _answer(self, order: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        number = order.get("id")
+        try:
+            reply = await self._obey(order)
+        except (SandboxError, OSError, ValueError) as error:
+            reply = {"error": str(error), "kind": type(error).__name__}
+        if not writer.is_closing():
+            writer.write(encode({"id": number, "type": "done", **reply}))
+
+    async def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        op: str = order["op"]
+        if op == "create":
+            kept = await self.create(order["box"], spec_of(order["spec"]))
+            return {"box": self._facts(kept)}
+        if op == "destroy":
+            await self.destroy(order["box"])
+            return {}
+        if op == "own":
+            return {}
+        if op == "list":
+            return {"boxes": [self._facts(kept) for kept in self.boxes.values()]}
+        if op == "close":
+            self._closing.set()
+            return {}
+        raise ValueError(f"op: got {op!r}")
+
+    def _facts(self, kept: Kept) -> dict[str, Any]:
+        group = kept.running.cgroup
+        return {
+            "id": kept.place.box_id,
+            "socket": str(kept.place.socket),
+            "cgroup": None if group is None else group.name,
+            "user": kept.running.user,
+            "layer": kept.spec.layer,
+            "image": kept.spec.image,
+            "left_s": kept.until - time.monotonic(),
+            "alive": not kept.ended.done(),
+        }
+
+
+async def _answers(running: Running, place: Place) -> None:
+    """Returns once the agent does.
+
+    Raises:
+        BoxUnavailableError: it does not; with what the box said. The box is gone then.
+    """
+    try:
+        async with asyncio.timeout(START_LIMIT_S):
+            agent = await Agent.connect(place.socket)
+            try:
+                await agent.ask({"op": "ping", "id": 1})
+            finally:
+                agent.close()
+    except (SandboxError, OSError, TimeoutError) as error:
+        await running.destroy()
+        said = (place.folder / "stderr").read_text(errors="replace").strip()[-500:]
+        raise BoxUnavailableError(f"box {place.box_id} did not start: {said or error}") from error
+
+
+def spec_of(words: dict[str, Any]) -> BoxSpec:
+    """The spec that `dataclasses.asdict` and JSON have taken apart."""
+    fields = {
+        **words,
+        "layer": LayerName(words["layer"]),
+        "limits": Limits(**words["limits"]),
+        "network": tuple(words["network"]),
+    }
+    return BoxSpec(**fields)
+
+
+def _open_layer(name: LayerName, folder: Path) -> Layer:
+    if name is LayerName.FUNCTION:
+        from sandbox.layers.function import FunctionLayer
+
+        return FunctionLayer()
+    if name is LayerName.CONTAINER:
+        from sandbox.layers.container import ContainerLayer
+
+        return ContainerLayer(folder, Images(folder.parents[1] / "images"))
+    raise UnsupportedError(f"layer: got {name}; built so far: function and container")
+
+
+def _lock(folder: Path) -> bool:
+    """Takes the pool, unless another keeper has it: whoever finds its lock free knows that its keeper is gone.
+
+    The lock is held before it gets its name, so nobody ever finds that of a keeper which is just beginning.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        before = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(before, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    mine = folder / f"{LOCK_NAME}.{os.getpid()}"
+    fcntl.flock(os.open(mine, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX)
+    os.replace(mine, folder / LOCK_NAME)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--lease-s", type=float, required=True)
+    parser.add_argument("--num-starting", type=int, required=True)
+    arguments = parser.parse_args()
+    if not _lock(arguments.folder):
+        sys.exit(KEPT_ALREADY)
+    (arguments.folder / SOCKET_NAME).unlink(missing_ok=True)
+    if os.geteuid() == 0:
+        mounts.own_namespace()
+    asyncio.run(Keeper(arguments.folder, arguments.lease_s, arguments.num_starting).serve())
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the keeper needs of a layer, and what is common to starting an agent on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sandbox.cgroups import Cgroup
+from sandbox.spec import BoxSpec
+
+AGENT_MAIN = "import sys; sys.path.insert(0, {path!r}); from sandbox.guest.main import main; main()"
+INSIDE = "/.polymath"  # where a box has the agent's code
+SOCKET_NAME = "agent"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a box keeps what it has on this machine: a folder of its own, and a number that no other living box has."""
+
+    box_id: str
+    number: int
+    folder: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / SOCKET_NAME
+
+
+class Running(Protocol):
+    """A started box, its agent listening on the socket of its place."""
+
+    @property
+    def cgroup(self) -> Cgroup | None: ...
+
+    @property
+    def user(self) -> tuple[int, int] | None:
+        """Who commands run as, user and group; None where the agent itself is nobody else."""
+
+    async def wait(self) -> None:
+        """Returns when the box has ended by itself."""
+
+    async def destroy(self) -> None:
+        """Ends it and removes all that it had on this machine, but for its folder."""
+
+
+class Layer(Protocol):
+    async def start(self, spec: BoxSpec, place: Place) -> Running:
+        """A box whose agent takes connections.
+
+        Raises:
+            BoxUnavailableError: it did not come up. UnsupportedError: this layer cannot be what the spec asks for.
+        """
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket at this path, whatever its length; its descriptor is for the agent."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        listener.listen(16)
+    finally:
+        os.close(folder)
+    return listener

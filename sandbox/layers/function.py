@@ -1,0 +1,147 @@
+"""The function layer: bubblewrap around the host's own Python. No root, no daemon, no image; it starts in milliseconds.
+
+It does not protect against: holes in the kernel, which it shares with the host (user namespaces included); side channels;
+a reader of what every user of the host may read below /usr. Where it is not started by root there are no control groups, so
+memory is limited for each process alone (`num_pids` times as much in all), and the processor's time not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sandbox
+from sandbox import cgroups, mounts, seccomp
+from sandbox.cgroups import Cgroup
+from sandbox.errors import BoxUnavailableError, UnsupportedError
+from sandbox.layers.base import AGENT_MAIN, INSIDE, Place, listen
+from sandbox.spec import BoxSpec
+
+FIRST_UID = 200_000  # of boxes that root starts: one user each, which owns nothing on the host
+GUEST_UID = 65534
+FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links on most systems
+FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/ssl/certs")
+STOP_LIMIT_S = 5.0
+
+
+class FunctionLayer:
+    """Starts boxes in bubblewrap. As root it shows them the interpreter at a place of its own, since its home may be hidden."""
+
+    def __init__(self) -> None:
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            raise UnsupportedError("the function layer needs bubblewrap: apt-get install bubblewrap")
+        self._bwrap, self._is_root = bwrap, os.geteuid() == 0
+        self._python = Path(sys.base_prefix), Path(os.path.realpath(sys.executable))
+        self._package = Path(sandbox.__file__).resolve().parent
+        if self._is_root:
+            for name, source in (("python", self._python[0]), ("sandbox", self._package)):
+                mounts.show(source, name)
+
+    async def start(self, spec: BoxSpec, place: Place) -> FunctionBox:
+        if spec.image is not None:
+            raise UnsupportedError(f"image: got {spec.image!r}; the function layer has the host's /usr and no images")
+        if spec.network:
+            raise UnsupportedError("network: the function layer has none; use the container layer")
+        group = Cgroup(place.box_id) if self._is_root and cgroups.version() else None
+        if group is not None:
+            group.create(spec.limits)
+        listener = listen(place.socket)
+        rules = os.memfd_create("seccomp")
+        os.write(rules, seccomp.program())
+        os.lseek(rules, 0, os.SEEK_SET)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(spec, place, listener.fileno(), rules),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=(place.folder / "stderr").open("wb"),
+                pass_fds=(listener.fileno(), rules),
+                env={},
+                preexec_fn=_before(spec, group, unprivileged=not self._is_root),
+            )
+        finally:
+            listener.close()
+            os.close(rules)
+        return FunctionBox(process, group)
+
+    def _command(self, spec: BoxSpec, place: Place, listener: int, rules: int) -> Sequence[str]:
+        prefix, executable = self._python
+        python, package = (mounts.STAGE / "python", mounts.STAGE / "sandbox") if self._is_root else (prefix, self._package)
+        inside = executable if executable.is_relative_to("/usr") else Path(INSIDE, "python", executable.relative_to(prefix))
+        words = [self._bwrap, "--unshare-user", "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session"]
+        for path in (*FOLDERS, *FILES):
+            if os.path.islink(path):
+                words += ["--symlink", os.readlink(path), path]
+            elif os.path.exists(path):
+                words += ["--ro-bind", path, path]
+        if not executable.is_relative_to("/usr"):
+            words += ["--ro-bind", str(python), f"{INSIDE}/python"]
+        words += ["--ro-bind", str(package), f"{INSIDE}/sandbox"]
+        words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+        disk = str(spec.limits.disk_bytes)
+        for folder in ("/tmp", "/dev/shm"):
+            words += ["--size", disk, "--tmpfs", folder]
+        words += ["--dir", "/tmp/work", "--remount-ro", "/dev", "--remount-ro", "/"]
+        words += ["--uid", str(GUEST_UID), "--gid", str(GUEST_UID), "--cap-drop", "ALL", "--hostname", "box"]
+        words += ["--seccomp", str(rules), "--clearenv", "--chdir", "/tmp", "--"]
+        words += [str(inside), "-S", "-E", "-B", "-c", AGENT_MAIN.format(path=INSIDE), "--listen", str(listener)]
+        if spec.stateless:
+            words += ["--stateless", "--scratch", "/tmp", "--scratch", "/dev/shm"]
+        if self._is_root:
+            user = str(FIRST_UID + place.number)
+            drop = [
+                "setpriv",
+                "--reuid",
+                user,
+                "--regid",
+                user,
+                "--clear-groups",
+                "--no-new-privs",
+                "--bounding-set=-all",
+                "--",
+            ]
+            words = [*drop, *words]
+        return words
+
+
+def _before(spec: BoxSpec, group: Cgroup | None, *, unprivileged: bool) -> Callable[[], None]:
+    """Runs in the forked process, before bubblewrap."""
+
+    def enter() -> None:
+        if group is not None:
+            group.add(os.getpid())
+        limits = spec.limits
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits.num_files, limits.num_files))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if unprivileged or group is None:
+            resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+
+    return enter
+
+
+@dataclass(frozen=True)
+class FunctionBox:
+    process: asyncio.subprocess.Process
+    cgroup: Cgroup | None
+    user: None = None
+
+    async def wait(self) -> None:
+        await self.process.wait()
+
+    async def destroy(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()  # the namespace's first process goes with it, and so all of them
+        if self.cgroup is not None:
+            await asyncio.to_thread(self.cgroup.destroy)
+        try:
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await self.process.wait()
+        except TimeoutError:
+            raise BoxUnavailableError(f"process {self.process.pid} of a box could not be ended") from None

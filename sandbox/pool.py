@@ -1,0 +1,190 @@
+"""A pool of boxes: made on request, lent, ended; its keeper (`sandbox/keeper.py`) ends them where this process cannot.
+
+async with Pool() as pool:
+    box = await pool.create(layer="function")
+    print((await box.exec("echo hello")).stdout.text)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sandbox import errors, gc
+from sandbox.agent import Agent
+from sandbox.box import Box, Reach
+from sandbox.cgroups import Cgroup
+from sandbox.commandlog import CommandLog
+from sandbox.errors import BoxUnavailableError
+from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
+from sandbox.spec import BoxSpec, LayerName, Limits
+
+HOME = Path("~/.local/share/polymath/sandbox")
+START_LIMIT_S = 20.0
+CLOSE_LIMIT_S = 30.0
+
+
+class Pool:
+    """Owns its boxes from `open` to `close`; `folder` holds every pool's, the images, and the command logs.
+
+    A pool with a `name` can be opened again after its owner's death: boxes with names, whose lease has not run out, are found
+    again by `create` with the same name, and their finished commands are answered from the log.
+    """
+
+    def __init__(
+        self, *, folder: Path = HOME, name: str | None = None, log: bool = True, lease_s: float = 30.0, num_starting: int = 8
+    ) -> None:
+        self.name = name or secrets.token_hex(4)
+        home = folder.expanduser().resolve()
+        self.folder = home / "pools" / self.name
+        self.log_folder = home / "logs" / self.name if log else None
+        self._log: CommandLog | None = None
+        self.lease_s, self.num_starting = lease_s, num_starting
+        self._keeper: Agent | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._boxes: dict[str, Box] = {}
+        self._last = 0
+
+    async def __aenter__(self) -> Pool:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Starts the keeper, or finds the one that an owner of the same name has left.
+
+        Raises:
+            BoxUnavailableError: it did not come up; with what it said.
+        """
+        await asyncio.to_thread(gc.collect, self.folder.parents[1])
+        self.folder.mkdir(parents=True, mode=0o711, exist_ok=True)
+        try:
+            self._keeper = await Agent.connect(self.folder / SOCKET_NAME)
+        except OSError:
+            await self._start_keeper()
+        await self._tell("own")
+        if self.log_folder is not None:
+            self._log = await asyncio.to_thread(CommandLog, self.log_folder)
+
+    async def _start_keeper(self) -> None:
+        words = [
+            "-m",
+            "sandbox.keeper",
+            str(self.folder),
+            "--lease-s",
+            str(self.lease_s),
+            "--num-starting",
+            str(self.num_starting),
+        ]
+        said = self.folder / "keeper.txt"
+        with said.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                cwd=Path(__file__).resolve().parents[1],
+            )  # fmt: skip
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            with contextlib.suppress(OSError):
+                self._keeper = await Agent.connect(self.folder / SOCKET_NAME)
+                return
+            if self._process.poll() not in (None, KEPT_ALREADY) or time.monotonic() > deadline:
+                raise BoxUnavailableError(f"the pool's keeper did not start: {said.read_text(errors='replace')[-2000:]}")
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Ends every box; returns when nothing of them is left."""
+        for box in self._boxes.values():
+            box.close_connection()
+        self._boxes.clear()
+        if self._keeper is not None:
+            await self._tell("close")
+            self._keeper.close()
+            self._keeper = None
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+            self._log = None
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait, CLOSE_LIMIT_S)
+
+    async def create(
+        self,
+        layer: LayerName | str = LayerName.FUNCTION,
+        *,
+        image: str | None = None,
+        limits: Limits | None = None,
+        network: tuple[str, ...] = (),
+        stateless: bool = False,
+        ttl_s: float = 3600.0,
+        name: str | None = None,
+    ) -> Box:
+        """A new box; or the one of this name that an earlier owner of this pool has made, gone or not.
+
+        Raises:
+            UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
+        """
+        spec = BoxSpec(LayerName(layer), image, limits or Limits(), tuple(network), stateless, ttl_s)
+        box_id = f"{self.name}-{name or secrets.token_hex(4)}"
+        found = {facts["id"]: facts for facts in (await self._tell("list"))["boxes"]} if name is not None else {}
+        log = None if stateless else self._log
+        if box_id in found:
+            reach = await self._reach(found[box_id]) if found[box_id]["alive"] else None
+            return self._lend(Box(box_id, spec.limits, reach, log, came_back=True))
+        if log is not None and log.find(box_id, 1) is not None:
+            return self._lend(Box(box_id, spec.limits, None, log))
+        facts = (await self._tell("create", box=box_id, spec=asdict(spec)))["box"]
+        return self._lend(Box(box_id, spec.limits, await self._reach(facts), log))
+
+    async def _reach(self, facts: dict[str, Any]) -> Reach:
+        try:
+            agent = await Agent.connect(Path(facts["socket"]))
+        except (OSError, TimeoutError) as error:
+            raise BoxUnavailableError(f"box {facts['id']} did not take a connection: {error}") from error
+        return Reach(agent, None if facts["cgroup"] is None else Cgroup(facts["cgroup"]), facts["user"])
+
+    def _lend(self, box: Box) -> Box:
+        self._boxes[box.box_id] = box
+        return box
+
+    async def destroy(self, box: Box) -> None:
+        """Ends a box; returns when nothing of it is left."""
+        self._boxes.pop(box.box_id, None)
+        box.close_connection()
+        await self._tell("destroy", box=box.box_id)
+
+    async def _tell(self, op: str, **words: Any) -> dict[str, Any]:
+        if self._keeper is None:
+            raise BoxUnavailableError("the pool is not open")
+        self._last += 1
+        reply, _ = await self._keeper.ask({"op": op, "id": self._last, **words})
+        if "error" in reply:
+            kind = getattr(errors, str(reply.get("kind")), BoxUnavailableError)
+            raise kind(reply["error"])
+        return reply
+
+
+async def boxes_below(home: Path) -> list[dict[str, Any]]:
+    """What every living keeper below this folder says of its boxes."""
+    found = list[dict[str, Any]]()
+    for folder in sorted((home / "pools").glob("*/")):
+        try:
+            keeper = await Agent.connect(folder / SOCKET_NAME)
+        except (OSError, TimeoutError):
+            continue  # it has just gone, or was killed
+        try:
+            reply, _ = await keeper.ask({"op": "list", "id": 1})
+            found += reply["boxes"]
+        finally:
+            keeper.close()
+    return found

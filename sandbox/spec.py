@@ -1,0 +1,69 @@
+"""What a box is to be: its layer, its image, its limits, its network. Checked here, before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+
+MIN_MEMORY_BYTES = 32 << 20
+
+
+class LayerName(StrEnum):
+    """The four substrates, from the lightest to the strongest."""
+
+    FUNCTION = "function"
+    CONTAINER = "container"
+    MICROVM = "microvm"
+    VM = "vm"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a box, or one command in it, may use. The defaults are small on purpose: a runaway program costs little.
+
+    >>> Limits(memory_bytes=1)
+    Traceback (most recent call last):
+    ValueError: memory_bytes: got 1; at least 33554432
+    """
+
+    wall_s: float = 30.0  # of one command; `exec` may say another
+    cpu_s: float | None = None  # of one command and all that it starts
+    memory_bytes: int = 512 << 20  # of the box
+    num_pids: int = 128  # processes and threads at once
+    cpus: float = 1.0  # cores' worth of time
+    disk_bytes: int = 256 << 20  # that may be written
+    num_files: int = 1024  # open at once in one process
+    keep_bytes: int = 256 << 10  # of each output stream that a result holds: half of it from the beginning, half from the end
+    output_bytes: int = 1 << 30  # that one command may write; more ends it
+
+    def __post_init__(self) -> None:
+        least = {"memory_bytes": MIN_MEMORY_BYTES, "num_pids": 4, "num_files": 16, "keep_bytes": 0}
+        for name in (entry.name for entry in fields(self)):
+            value = getattr(self, name)
+            if name == "cpu_s" and value is None:
+                continue
+            low = least.get(name)
+            if low is not None and value < low:
+                raise ValueError(f"{name}: got {value}; at least {low}")
+            if value <= 0 and low is None:
+                raise ValueError(f"{name}: got {value}; it must be more than 0")
+
+
+@dataclass(frozen=True)
+class BoxSpec:
+    """All that makes two boxes the same: a prewarmed box serves any request with an equal spec.
+
+    >>> BoxSpec(layer=LayerName.FUNCTION).network
+    ()
+    """
+
+    layer: LayerName
+    image: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    network: tuple[str, ...] = ()  # host:port pairs that may be reached; none by default
+    stateless: bool = False  # nothing is left of a command when it has ended, and one runs at a time: for function calls
+    ttl_s: float = 3600.0  # after which the box is reclaimed, whatever it is doing
+
+    def __post_init__(self) -> None:
+        if self.ttl_s <= 0:
+            raise ValueError(f"ttl_s: got {self.ttl_s}; it must be more than 0")

@@ -1,0 +1,380 @@
+"""One body of tests for a box of any layer: commands, output, limits, files, what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sandbox import gc
+from sandbox.blocking import BlockingBox, BlockingPool
+from sandbox.cgroups import Cgroup
+from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
+from sandbox.images import Images
+from sandbox.pool import Pool
+from sandbox.result import Verdict
+from sandbox.spec import Limits
+from tests.soak.kills import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
+LATE_S = 0.5  # that a timeout may come late
+SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_bytes=4096, cpu_s=20.0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sandbox")
+
+
+@pytest.fixture(scope="module")
+def pool(home: Path) -> Iterator[BlockingPool]:
+    with BlockingPool(folder=home) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def image(home: Path) -> str:
+    """A Debian root with Python."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("crun", "mkfs.erofs", "mmdebstrap"))):
+        pytest.skip("needs root and: apt-get install crun erofs-utils mmdebstrap")
+    return Images(home / "images").build("debian", "debian").name
+
+
+@pytest.fixture(scope="module", params=["function", "container"])
+def layer(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What `create` is told to get a box of each layer."""
+    return {"layer": request.param, "image": request.getfixturevalue("image") if request.param != "function" else None}
+
+
+@pytest.fixture(scope="module")
+def box(pool: BlockingPool, layer: dict[str, Any]) -> BlockingBox:
+    return pool.create(**layer, limits=SMALL)
+
+
+def still_works(box: BlockingBox) -> None:
+    assert box.exec("echo fine").stdout.text == "fine\n"
+
+
+def test_a_command_gives_its_output_and_its_exit_code(box: BlockingBox) -> None:
+    result = box.exec("echo out; echo err >&2; exit 3")
+    assert (result.verdict, result.exit_code, result.signal) == (Verdict.NONZERO, 3, None)
+    assert (result.stdout.head, result.stderr.head) == (b"out\n", b"err\n")
+    assert box.exec(["printf", "%s|", "a b", "$HOME", "*"]).stdout.text == "a b|$HOME|*|"
+
+
+def test_input_environment_and_folder(box: BlockingBox) -> None:
+    assert box.exec("cat", stdin=b"\xff\x00x").stdout.head == b"\xff\x00x"
+    assert box.exec("cat").stdout.head == b""
+    big = os.urandom(3 << 20)
+    assert box.exec("sha256sum", stdin=big).ok
+    assert box.exec("wc -c", stdin=big).stdout.text.strip() == str(len(big))
+    assert box.exec('echo "$GREETING $PATH"', env={"GREETING": "hé"}).stdout.text.startswith("hé /usr/local/sbin:")
+    assert box.exec("pwd", cwd="/usr").stdout.text == "/usr\n"
+
+
+def test_what_cannot_be_started_is_a_command_that_failed(box: BlockingBox) -> None:
+    assert box.exec(["no-such-program"]).exit_code == 127
+    assert box.exec(["/etc"]).exit_code == 126
+    result = box.exec("true", cwd="/no/such/folder")
+    assert result.exit_code == 125
+    assert "No such file or directory" in result.stderr.text
+    with pytest.raises(ValueError, match="command: got an empty sequence"):
+        box.exec([])
+
+
+def test_a_signal_is_told_from_an_exit_code(box: BlockingBox) -> None:
+    result = box.exec("kill -SEGV $$")
+    assert (result.verdict, result.exit_code, result.signal) == (Verdict.SIGNAL, None, signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sleep 100",
+        "trap '' TERM INT HUP; sleep 100; sleep 100",
+        "setsid sleep 100 & sleep 100",
+        "(setsid sh -c 'sleep 100' &) ; while :; do :; done",
+        "python3 -c 'import os, time; os.fork() or os.setsid() or os.fork(); time.sleep(100)'",
+    ],
+)
+def test_a_timeout_ends_all_that_the_command_started(box: BlockingBox, command: str) -> None:
+    start = time.monotonic()
+    result = box.exec(command, wall_s=0.3)
+    assert result.verdict is Verdict.WALL_TIMEOUT
+    assert 0.3 <= result.wall_s < 0.3 + LATE_S
+    assert time.monotonic() - start < 0.3 + 2 * LATE_S
+    assert "sleep" not in box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.text.replace("tr ", "")
+    still_works(box)
+
+
+def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(box: BlockingBox) -> None:
+    start = time.monotonic()
+    result = box.exec("sleep 60 & echo $!")  # it keeps the pipe open
+    assert result.verdict is Verdict.OK
+    assert time.monotonic() - start < 5
+    pid = int(result.stdout.text)
+    assert box.exec(f"kill -0 {pid}").ok
+    assert box.exec("sleep 60", wall_s=0.1).verdict is Verdict.WALL_TIMEOUT
+    assert box.exec(f"kill -0 {pid}").ok  # another command's timeout is not its own
+    assert box.exec(f"kill {pid}").ok
+
+
+def test_processor_time_is_limited_and_counted_over_all_processes(box: BlockingBox) -> None:
+    busy = "for i in 1 2; do (while :; do :; done) & done; wait"
+    box.box.limits = Limits(**{**vars(SMALL), "cpu_s": 0.4})
+    result = box.exec(busy, wall_s=20)
+    box.box.limits = SMALL
+    assert result.verdict is Verdict.CPU_TIMEOUT
+    assert 0.4 <= result.cpu_s < 2
+    still_works(box)
+
+
+def test_output_is_drained_counted_and_kept_at_both_ends(box: BlockingBox) -> None:
+    result = box.exec("echo begin; head -c 50000000 /dev/zero | tr '\\0' x; echo; echo end")
+    assert result.verdict is Verdict.OK
+    assert result.stdout.num_bytes == len(b"begin\n") + 50_000_000 + len(b"\nend\n")
+    assert result.stdout.head.startswith(b"begin\nxxx")
+    assert result.stdout.tail.endswith(b"xxx\nend\n")
+    assert len(result.stdout.head) + len(result.stdout.tail) == 4096
+    assert "[49995915 bytes left out]" in result.stdout.text
+    invalid = box.exec("printf 'a\\377b'")
+    assert invalid.stdout.head == b"a\xffb"
+    assert invalid.stdout.text == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_too_much_output_ends_the_command(box: BlockingBox) -> None:
+    box.box.limits = Limits(**{**vars(SMALL), "output_bytes": 1 << 20})
+    result = box.exec("yes")
+    box.box.limits = SMALL
+    assert result.verdict is Verdict.OUTPUT_LIMIT
+    assert result.stdout.num_bytes < 8 << 20
+    still_works(box)
+
+
+def test_live_output_comes_in_order_and_in_full(box: BlockingBox) -> None:
+    pieces = list[tuple[str, bytes]]()
+    box.exec("for i in 1 2 3; do echo $i; sleep 0.05; done; seq 100000; echo err >&2", on_output=lambda *p: pieces.append(p))
+    out = b"".join(piece for stream, piece in pieces if stream == "stdout")
+    assert out == b"1\n2\n3\n" + b"".join(b"%d\n" % i for i in range(1, 100001))
+    assert [piece for stream, piece in pieces if stream == "stderr"] == [b"err\n"]
+
+
+def test_memory_is_limited_and_said_to_be_the_cause(box: BlockingBox) -> None:
+    result = box.exec(["python3", "-c", "x = bytearray(500 << 20); print(len(x))"])
+    assert not result.ok
+    if os.geteuid() == 0:
+        assert result.verdict is Verdict.OUT_OF_MEMORY
+    still_works(box)
+
+
+def test_a_fork_bomb_is_contained(box: BlockingBox) -> None:
+    start = time.monotonic()
+    result = box.exec("bomb() { bomb | bomb & }; bomb; sleep 100", wall_s=1.0)
+    assert result.verdict in (Verdict.WALL_TIMEOUT, Verdict.PIDS_LIMIT)
+    assert time.monotonic() - start < 1.0 + 2 * LATE_S
+    deadline = time.monotonic() + 5
+    while len(box.exec("ls -d /proc/[0-9]*").stdout.text.split()) > 6:
+        assert time.monotonic() < deadline, "the bomb goes on"
+    still_works(box)
+
+
+def test_a_full_disk_is_said_to_be_the_cause(box: BlockingBox) -> None:
+    result = box.exec("head -c 20000000 /dev/zero > /tmp/big")
+    assert result.verdict is Verdict.DISK_FULL
+    assert "No space left" in result.stderr.text
+    assert box.exec("rm /tmp/big").ok
+    still_works(box)
+
+
+def test_functions_are_called_with_data(box: BlockingBox) -> None:
+    def add(a: int, b: Any) -> dict[str, Any]:
+        print("adding")
+        return {"sum": a + len(b), "b": b}
+
+    called = box.python(add, 1, ["x", None])
+    assert called.value == {"sum": 3, "b": ["x", None]}
+    assert called.result.stdout.text == "adding\n"
+    failed = box.python("f", source="def f(): raise RuntimeError('why')")
+    assert failed.result.verdict is Verdict.NONZERO
+    assert "RuntimeError: why" in failed.result.stderr.text
+    assert failed.value is None
+    assert box.python("f", source="import os\ndef f(): os._exit(0)").result.verdict is Verdict.NONZERO
+    assert box.python("f", source="def f(): return f").result.verdict is Verdict.NONZERO  # no JSON
+    assert box.python("f", source="def f():\n while True: pass", wall_s=0.2).result.verdict is Verdict.WALL_TIMEOUT
+    with pytest.raises(TypeError):
+        box.python("f", {1, 2}, source="def f(x): pass")
+
+
+def test_files_go_in_and_out(box: BlockingBox) -> None:
+    data = os.urandom((2 << 20) + 17)
+    box.write_file("/tmp/new/folder/data.bin", data, mode=0o640)
+    assert box.read_file("/tmp/new/folder/data.bin") == data
+    assert box.exec("stat -c %a /tmp/new/folder/data.bin").stdout.text == "640\n"
+    box.write_file("/tmp/new/folder/data.bin", b"")
+    assert box.read_file("/tmp/new/folder/data.bin") == b""
+    box.write_file("/tmp/ünï \n x", b"y")
+    assert box.exec(["cat", "/tmp/ünï \n x"]).stdout.text == "y"
+    with pytest.raises(FileNotFoundError):
+        box.read_file("/no/such")
+    with pytest.raises(IsADirectoryError):
+        box.read_file("/tmp")
+    with pytest.raises(OSError, match=r"Read-only|Permission"):
+        box.write_file("/usr/bin/mine", b"x")
+    box.exec("mkfifo /tmp/pipe; ln -s /dev/zero /tmp/zero")
+    for path in ("/tmp/pipe", "/tmp/zero", "/dev/zero"):
+        with pytest.raises(OSError, match="Not a regular file"):
+            box.read_file(path)
+    with pytest.raises(ValueError, match="raise max_bytes"):
+        box.read_file("/tmp/new/folder/../folder/data.bin", max_bytes=10) if box.exec(
+            "head -c 100 /dev/zero > /tmp/new/folder/data.bin"
+        ).ok else None
+
+
+def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) -> None:
+    start = time.monotonic()
+    result = box.exec("setsid sleep 50 & kill -9 $PPID || { pkill sleep; exit 7; }; sleep 50", wall_s=20)
+    assert not result.ok
+    assert time.monotonic() - start < 5
+    assert box.exec("pgrep sleep").exit_code == 1
+    still_works(box)
+
+
+def test_the_agent_cannot_be_killed_traced_or_read(box: BlockingBox) -> None:
+    box.exec("kill -9 1; kill -9 -1 2>/dev/null; true")
+    for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/fd/3", "/proc/1/root/etc/shadow"):
+        assert not box.exec(["cat", path]).ok, path
+    still_works(box)
+
+
+def test_several_commands_at_once(pool: BlockingPool, box: BlockingBox) -> None:
+    async def three() -> list[str]:
+        results = await asyncio.gather(*(box.box.exec(f"sleep 0.3; echo {i}") for i in range(3)))
+        return [result.stdout.text for result in results]
+
+    start = time.monotonic()
+    assert pool.wait(three()) == ["0\n", "1\n", "2\n"]
+    assert time.monotonic() - start < 0.8
+
+
+def test_a_stateless_box_forgets_everything_between_calls(pool: BlockingPool) -> None:
+    box = pool.create("function", limits=SMALL, stateless=True)
+    deep = "import os\ndef f():\n os.chdir('/tmp')\n for i in range(3000): os.mkdir('d'); os.chdir('d')\n open('x', 'w')"
+    assert box.python("f", source=deep).result.ok
+    assert box.exec("setsid sleep 100 & touch /tmp/mine /dev/shm/mine; echo $!").ok
+    assert box.exec("ls -A /tmp /dev/shm; pgrep sleep").stdout.text == "/dev/shm:\n\n/tmp:\n"
+    seen = box.python("f", source="import sys\nsys.leak = 1\ndef f(): return 1")
+    assert seen.value == 1
+    assert box.python("f", source="import sys\ndef f(): return hasattr(sys, 'leak')").value is False
+
+
+def test_a_box_that_dies_is_lost_and_never_a_result(pool: BlockingPool, layer: dict[str, Any]) -> None:
+    box = pool.create(**layer, limits=SMALL)
+    assert box.exec("true").ok
+    agent = _agent_of(box)
+
+    async def killed() -> None:
+        running = asyncio.ensure_future(box.box.exec("sleep 50"))
+        await asyncio.sleep(0.2)
+        os.kill(agent, signal.SIGKILL)
+        await running
+
+    with pytest.raises(BoxLostError):
+        pool.wait(killed())
+    with pytest.raises(BoxLostError):
+        box.exec("true")
+
+
+def _agent_of(box: BlockingBox) -> int:
+    """The agent's process as this machine sees it: the first in its own namespace."""
+    for pid in Cgroup(box.box.box_id).processes():
+        if Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()[-1] == "1":
+            return pid
+    raise AssertionError("no agent")
+
+
+def test_what_the_function_layer_lacks_is_said_before_anything_runs(pool: BlockingPool) -> None:
+    with pytest.raises(UnsupportedError, match="image: got 'py'"):
+        pool.create("function", image="py")
+    with pytest.raises(UnsupportedError, match="network"):
+        pool.create("function", network=("pypi.org:443",))
+    with pytest.raises(ValueError, match="num_pids: got 1; at least 4"):
+        Limits(num_pids=1)
+    with pytest.raises(ValueError, match="not a valid LayerName"):
+        pool.create("jail")
+
+
+def test_a_box_ends_when_its_lifetime_does(pool: BlockingPool, layer: dict[str, Any]) -> None:
+    box = pool.create(**layer, ttl_s=0.5)
+    with pytest.raises(BoxLostError):
+        box.exec("sleep 30")
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from sandbox.pool import Pool
+
+async def main():
+    pool = Pool(folder=Path(sys.argv[1]), lease_s=1.0)
+    await pool.open()
+    layers = [("function", None), ("function", None), ("container", "debian")][: int(sys.argv[2])]
+    boxes = [await pool.create(layer, image=image) for layer, image in layers]
+    print(pool.name, flush=True)
+    await asyncio.gather(*(box.exec("setsid sleep 1000 & sleep 1000", wall_s=900) for box in boxes))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("killed", ["owner", "keeper"])
+def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -> None:
+    command = [sys.executable, "-c", OWNER, str(home), "3"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout is not None
+        name = owner.stdout.readline().strip()
+        time.sleep(0.5)
+        try:
+            assert len(left_of(name)) > 10
+            [keeper] = [int(line.split()[0]) for line in left_of(name) if "sandbox.keeper" in line]
+            os.kill(owner.pid if killed == "owner" else keeper, signal.SIGKILL)
+            assert owner.wait(10) != 0  # without its keeper its boxes are lost
+        finally:
+            owner.kill()
+    deadline = time.monotonic() + 1.0 + 5.0
+    while left := left_of(name):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+        if killed == "keeper":
+            gc.collect(home)
+    assert not (home / "pools" / name).exists()
+
+
+def left_of(name: str) -> list[str]:
+    """Processes and control groups of a pool."""
+    found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/polymath/{name}-*")]
+    for process in psutil.process_iter():
+        try:
+            if name in " ".join(process.cmdline()) or f"polymath/{name}-" in Path(f"/proc/{process.pid}/cgroup").read_text():
+                found.append(f"{process.pid} {process.cmdline()[:6]}")
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_a_keeper_that_does_not_start_says_why(tmp_path: Path) -> None:
+    async def opened() -> None:
+        pool = Pool(folder=tmp_path, lease_s=float("nan"), num_starting=-1)
+        await pool.open()
+
+    with pytest.raises(BoxUnavailableError, match="ValueError"):
+        asyncio.run(opened())

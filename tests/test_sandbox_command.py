@@ -1,0 +1,67 @@
+"""`polymath sandbox` as people type it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.images import Images
+from tests.soak.kills import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
+
+
+def polymath(home: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "recipes", "sandbox", "--home", str(home), *words]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=60, check=False)
+
+
+def test_run_passes_on_input_output_and_exit_code(tmp_path: Path) -> None:
+    done = polymath(tmp_path, "run", "--", "sh", "-c", "cat; echo err >&2; exit 3", stdin=b"in")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"in", b"err\n")
+    late = polymath(tmp_path, "run", "--wall-s", "0.2", "--", "sleep", "9")
+    assert late.returncode == 124
+    assert late.stderr.startswith(b"wall_timeout, signal 9 after 0.2")
+    missing = polymath(tmp_path, "run", "--layer", "container", "--image", "none", "--", "true")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith(b"error: image: got 'none'; there are: none; build one with")
+
+
+def test_what_ran_is_in_the_log_and_nothing_lives_on(tmp_path: Path) -> None:
+    assert polymath(tmp_path, "run", "--", "echo", "hello").returncode == 0
+    [pool] = (tmp_path / "logs").iterdir()
+    line = polymath(tmp_path, "log", pool.name, "--output").stdout.decode()
+    assert line.split("\n")[0].endswith("exec echo hello")
+    assert " 1    ok " in line
+    assert "\nhello\n" in line
+    assert json.loads(polymath(tmp_path, "ps", "--json").stdout) == []
+    assert polymath(tmp_path, "gc").stdout == b"0 pools that nobody keeps: nothing was left\n"
+
+
+def test_images_are_built_on_one_another_and_share_what_is_the_same(tmp_path: Path) -> None:
+    if shutil.which("mkfs.erofs") is None:
+        pytest.skip("needs: apt-get install erofs-utils")
+    folder = tmp_path / "tree"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").write_text("x" * 10000)
+    for name in ("base", "again"):
+        assert polymath(tmp_path, "image", "build", name, str(folder)).returncode == 0
+    assert polymath(tmp_path, "image", "build", "top:2", str(folder / "inner"), "--on", "base").returncode == 0
+    images = Images(tmp_path / "images")
+    assert images.get("base").layers == images.get("again").layers == images.get("top:2").layers[:1]
+    assert len(list((tmp_path / "images" / "layers").glob("*.erofs"))) == 2
+    listed = polymath(tmp_path, "image").stdout.decode()
+    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [["again", "1"], ["base", "1"], ["top:2", "2"]]
+    for name in ("base", "again"):
+        assert polymath(tmp_path, "image", "rm", name).returncode == 0
+    assert len(list((tmp_path / "images" / "layers").glob("*.erofs"))) == 2  # still below the one that is left
+    assert polymath(tmp_path, "image", "rm", "top:2").returncode == 0
+    assert not list((tmp_path / "images" / "layers").glob("*.erofs"))
+    wrong = polymath(tmp_path, "image", "build", "x", "/no/such")
+    assert wrong.returncode == 2
+    assert b"source: got '/no/such'; give `debian`" in wrong.stderr
