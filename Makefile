@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
+# GOMP_SPINCOUNT: torch's threads of one process do not spin while another's work.
 # Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
 JOBS ?= 3
 
@@ -41,7 +42,7 @@ quickstart: env
 	@$(BIN)/polymath run math --name quickstart
 
 test: env
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(STRICT),--strict-skips)
+	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(STRICT),--strict-skips)
 
 lint: env
 	$(BIN)/ruff format --check .

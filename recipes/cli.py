@@ -24,6 +24,7 @@ from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shippe
 from recipes.plan import plan
 from recipes.resume import find_stopped, sole_owner
 from recipes.runs import RUNS, find_run
+from recipes.runtime import check_engine
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
@@ -193,6 +194,10 @@ def _dry_run(loaded: LoadedRecipe, *, as_json: bool) -> int:
         print(json.dumps({"recipe": loaded.recipe.model_dump(mode="json"), "plan": planned.as_dict()}, indent=2))
     else:
         print(f"# {loaded.path}\n{resolved_yaml(loaded.recipe)}\n{planned.text()}")
+    try:
+        check_engine(loaded.recipe.engine.name, loaded.recipe.runtime)
+    except UserError as error:  # the plan holds for a machine that has it
+        print(f"here it would stop: {error}", file=sys.stderr)
     return 0
 
 

@@ -196,6 +196,10 @@ def _engine_problems(recipe: Recipe) -> Problems:
             ("runtime", "num_rollout_workers"),
             f"got {count} with vllm, of which a process holds one; allowed: 1, or runtime=ray",
         )
+    context = recipe.model.init and recipe.model.init.config.get("max_position_embeddings")
+    if engine.name == "vllm" and isinstance(context, int) and engine.max_seq_len > context:
+        text = f"got {engine.max_seq_len} with vllm; allowed: at most the model's context, max_position_embeddings {context}"
+        yield ("engine", "max_seq_len"), text
     for key in ("compile", "kv_cache_bytes"):
         if (value := getattr(engine, key)) and engine.name != "vllm":
             yield ("engine", key), f"got {show(value)} with {engine.name}; allowed: with vllm (engine.name=vllm)"

@@ -92,7 +92,7 @@ class Specialist:
     async def train(self, workers: Workers) -> None:
         """Runs every stage that is not done; each ends with a checkpoint."""
         self._workers, progress, stages = workers, self.progress, self.plan.stages
-        model = await self._begin() if self.resumed_from is None else self._go_on(self.resumed_from)
+        model = await self._begin() if self.resumed_from is None else await self._go_on(self.resumed_from)
         for index in range(progress.stage, len(stages)):
             stage, start = stages[index], time.perf_counter()
             if index > progress.stage or not progress.source:
@@ -110,11 +110,16 @@ class Specialist:
         model = await self._first_model()
         if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
-        elif self.plan.rewards and not DECLARED[self.plan.engine.name].any_model:
-            await self._crew(model)  # an engine that refuses the model says so before anything is trained
+        else:
+            await self._try_engine(model)
         return model
 
-    def _go_on(self, checkpoint: Path) -> Path:
+    async def _try_engine(self, model: Path) -> None:
+        """An engine that refuses the model says so before anything is trained."""
+        if self.plan.rewards and not DECLARED[self.plan.engine.name].any_model:
+            await self._crew(model)
+
+    async def _go_on(self, checkpoint: Path) -> Path:
         """Takes the run up where the checkpoint left it, in the middle of a stage or at its end."""
         progress = self.progress
         stage = self.plan.stages[progress.stage]
@@ -131,6 +136,8 @@ class Specialist:
             steps=stage.steps,
             global_step=progress.global_step,
         )
+        if isinstance(stage, SftConfig):  # others open it at once
+            await self._try_engine(checkpoint)
         return checkpoint
 
     # ---- stages

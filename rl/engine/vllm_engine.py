@@ -128,8 +128,13 @@ def _start(folder: str, model: ModelConfig, config: EngineConfig, tokenizer: Pre
                 core.close()
                 raise
     except BAD_MODEL as error:
-        why = "; its memory is set by engine.kv_cache_bytes" if "memory" in str(error).lower() else ""
-        raise UserError(f"{folder}: vLLM cannot run this model here: {error}{why}; or run it with engine=torch") from error
+        if "memory" in str(error).lower():  # vLLM's own advice names settings that there are not here
+            got = "null" if config.kv_cache_bytes is None else config.kv_cache_bytes
+            raise UserError(
+                f"engine.kv_cache_bytes: got {got}; allowed: what this machine has free, and at least one request of "
+                f"engine.max_seq_len {config.max_seq_len} tokens; null is {config.max_batch_size} of them. vLLM said: {error}"
+            ) from error
+        raise UserError(f"{folder}: vLLM cannot run this model here: {error}; or run it with engine=torch") from error
     return core
 
 
