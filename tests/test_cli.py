@@ -62,6 +62,7 @@ WRONG = {
     "run math --bogus": "error: unrecognized arguments: --bogus",
     "run math --dry": "error: unrecognized arguments: --dry",
     "run math seed=x": "error: override 'seed=x': seed: got \"x\"; allowed: a whole number",
+    "run math engine=vllm engine.max_seq_len=9999": "error: override 'engine.max_seq_len=9999': engine.max_seq_len: got 9999",
     "run math seed": "error: override 'seed': allowed: key=value",
     "run maths": 'error: got "maths", no such recipe; allowed: a YAML file or a shipped recipe (math',
     "run math --name a/b": "error: --name: got a/b; allowed: letters",

@@ -89,6 +89,10 @@ def test_a_model_that_vllm_refuses_is_known_before_anything_is_trained(home: Pat
     assert "head_dim=16" in said
     assert "run it with engine=torch" in said
     assert "Traceback" not in said
+    assert "polymath resume" not in said  # it would come to the same
+    assert not (home / "runs" / "tiny-1" / "metrics.jsonl").read_text()
+    again = polymath(home, "resume", "runs/tiny-1", code=2)  # all the same it says so at once
+    assert "vLLM cannot run this model here: " in again
     assert not (home / "runs" / "tiny-1" / "metrics.jsonl").read_text()
 
 
