@@ -90,3 +90,24 @@ class BlockingBox:
 
     def write_file(self, path: str, data: bytes, *, mode: int | None = None) -> None:
         self._pool.wait(self.box.write_file(path, data, mode=mode))
+
+    def pause(self) -> None:
+        self._pool.wait(self.box.pause())
+
+    def resume(self) -> None:
+        self._pool.wait(self.box.resume())
+
+    def snapshot(self) -> str:
+        return self._pool.wait(self.box.snapshot())
+
+    def rollback(self, snapshot: str) -> None:
+        self._pool.wait(self.box.rollback(snapshot))
+
+    def fork(self, count: int) -> list[BlockingBox]:
+        return [BlockingBox(self._pool, box) for box in self._pool.wait(self.box.fork(count))]
+
+    def diff(self) -> list[tuple[str, str]]:
+        return self._pool.wait(self.box.diff())
+
+    def commit(self, name: str) -> None:
+        self._pool.wait(self.box.commit(name))

@@ -16,7 +16,7 @@ import signal
 import textwrap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from sandbox.agent import Agent
 from sandbox.cgroups import Cgroup, Counters
@@ -54,16 +54,34 @@ class Reach:
 Act: TypeAlias = Callable[[Reach, int], Awaitable[tuple[dict[str, Any], bytes]]]  # with the call's number; facts and bytes
 
 
+class Keeper(Protocol):
+    """What a box needs of its pool, for what is done to it from outside."""
+
+    async def tell(self, op: str, **words: Any) -> dict[str, Any]: ...
+
+    async def reach(self, box_id: str) -> Reach: ...
+
+    async def find(self, box_id: str, limits: Limits) -> Box: ...
+
+
 class Box:
     """One box and the connection to its agent. Made by a pool (`sandbox/pool.py`), which also ends it."""
 
     def __init__(
-        self, box_id: str, limits: Limits, reach: Reach | None, log: CommandLog | None, *, came_back: bool = False
+        self,
+        box_id: str,
+        limits: Limits,
+        reach: Reach | None,
+        log: CommandLog | None,
+        keeper: Keeper,
+        *,
+        came_back: bool = False,
     ) -> None:
         """`reach` is None where the box is gone and its record alone is left; `came_back`: another client had it before."""
         self.box_id, self.limits = box_id, limits
-        self._reach, self._log, self._came_back = reach, log, came_back
+        self._reach, self._log, self._keeper, self._came_back = reach, log, keeper, came_back
         self._seq = 0  # of the last call
+        self._paused = False
         self._finished = list[int]()  # commands whose answers the box need not keep any more
         self._requests = itertools.count(1 << 40)  # numbers of what is asked beside commands
 
@@ -164,6 +182,55 @@ class Box:
         order = {"op": "write", "path": path, "mode": mode}
         await self._logged(order, data, write)
 
+    async def pause(self) -> None:
+        """Stops all of its processes where they are, until `resume` or the next call; a command's time goes on."""
+        await self._act("pause")
+
+    async def resume(self) -> None:
+        await self._act("resume")
+
+    async def snapshot(self) -> str:
+        """Keeps its files as they are now, and gives the name to roll back to; what runs is not kept."""
+        return str((await self._act("snapshot"))["name"])
+
+    async def rollback(self, snapshot: str) -> None:
+        """Gives it the files of a snapshot again; everything that runs in it is ended."""
+        await self._act("rollback", snapshot=snapshot)
+
+    async def fork(self, count: int) -> list[Box]:
+        """So many new boxes that begin with its files, share what they do not change, and go their own ways."""
+        facts = await self._act("fork", count=count)
+        return [await self._keeper.find(name, self.limits) for name in facts["names"]]
+
+    async def diff(self) -> list[tuple[str, str]]:
+        """What it has written: "added", "changed" or "deleted", and the path, by path."""
+        return [(kind, path) for kind, path in (await self._act("diff"))["changes"]]
+
+    async def commit(self, name: str) -> None:
+        """Makes an image of its files: the layers that it was made of, and one with what it has written."""
+        await self._act("commit", name=name)
+
+    async def _act(self, op: str, **words: Any) -> Mapping[str, Any]:
+        """What the box's keeper does to it. It is logged as commands are, so that a client that came back does it once.
+
+        Raises:
+            UnsupportedError: this layer cannot; says what it can. BoxLostError: the box is gone.
+        """
+
+        async def act(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            more: dict[str, Any] = {"snapshot": f"s{seq}"} if op == "snapshot" else {}
+            if op == "fork":
+                more = {"names": [f"{self.box_id}.{seq}.{i}" for i in range(words["count"])]}
+            said = await self._keeper.tell(op, box=self.box_id, **words, **more)
+            if op == "rollback":
+                reach.agent.close()
+                self._reach = await self._keeper.reach(self.box_id)
+            self._paused = op == "pause"
+            return {"changes": said.get("changes"), "name": more.get("snapshot"), "names": more.get("names")}, b""
+
+        facts, _ = await self._logged({"op": op, **words}, b"", act)
+        return facts
+
     def close_connection(self) -> None:
         if self._reach is not None:
             self._reach.agent.close()
@@ -186,6 +253,9 @@ class Box:
         if self._reach is None:
             raise BoxLostError(f"box {self.box_id} is gone; whether its command {seq} ({order['op']}) ran is unknown")
         try:
+            if self._paused:
+                await self._keeper.tell("resume", box=self.box_id)
+                self._paused = False
             facts, data = await act(self._reach, seq)
         except OSError as error:
             facts, data = {"errno": error.errno, "message": error.strerror}, b""

@@ -19,6 +19,7 @@ from sandbox.spec import Limits
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 KILL_LIMIT_S = 5.0
+FREEZE_LIMIT_S = 5.0
 _V1 = ("memory", "pids", "cpu", "freezer")
 
 
@@ -89,26 +90,45 @@ class Cgroup:
         return next((int((f / name).read_text()) for f in self.folders.values() if (f / name).exists()), 0)
 
     def freeze(self, frozen: bool) -> None:
+        """Stops everything in the group, or lets it go on; returns when that is so.
+
+        Raises:
+            TimeoutError: it is not, after seconds: something in it is in the kernel's hands.
+        """
+        deadline = time.monotonic() + FREEZE_LIMIT_S
         if self.version == 1:
-            self._set("freezer", "freezer.state", "FROZEN" if frozen else "THAWED")
+            state = "FROZEN" if frozen else "THAWED"
+            self._set("freezer", "freezer.state", state)
+            file, reached = self.folders["freezer"] / "freezer.state", f"{state}\n"
         else:
             self._set("", "cgroup.freeze", int(frozen))
+            file, reached = self.folders[""] / "cgroup.events", f"frozen {int(frozen)}\n"
+        while reached not in file.read_text():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"box {self.name} does not {'stop' if frozen else 'go on'} within {FREEZE_LIMIT_S:.0f} s")
+            time.sleep(0.001)
 
     def processes(self) -> Iterator[int]:
         for folder in self.folders.values():
             with contextlib.suppress(OSError):
                 yield from (int(line) for line in (folder / "cgroup.procs").read_text().split())
 
-    def destroy(self) -> None:
-        """Kills all that is in the groups, and removes them."""
+    def kill(self) -> None:
+        """Ends all that is in the groups."""
         deadline = time.monotonic() + KILL_LIMIT_S
         with contextlib.suppress(OSError):
-            self.freeze(False)
+            self.freeze(True)  # what is stopped does not fork while the others are killed
         while (pids := set(self.processes())) and time.monotonic() < deadline:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                self.freeze(False)
             time.sleep(0.002)
+
+    def destroy(self) -> None:
+        """Ends all that is in the groups, and removes them."""
+        self.kill()
         for folder in self.folders.values():
             with contextlib.suppress(OSError):
                 for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):

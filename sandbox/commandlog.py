@@ -87,9 +87,8 @@ def entry_of(box_id: str, seq: int, order: Mapping[str, Any], payload: bytes) ->
     """The entry of a command that is about to be asked."""
     asked = {name: value for name, value in order.items() if name not in NOT_LOGGED}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + b"\n" + payload).hexdigest()
-    words = order.get("argv") or order.get("path") or order.get("function")
-    shown = " ".join(words) if isinstance(words, list) else str(words)
-    return Entry(box_id, seq, digest, f"{order['op']} {shown}"[:2000])
+    words = order.get("argv") or [order[name] for name in ("path", "function", "snapshot", "name") if name in order]
+    return Entry(box_id, seq, digest, " ".join([order["op"], *words])[:2000])
 
 
 def facts_of(result: Result, value: bytes) -> tuple[dict[str, Any], bytes]:

@@ -69,9 +69,14 @@ class Images:
     def size_bytes(self, image: Image) -> int:
         return sum(self.layer(digest).stat().st_size for digest in image.layers)
 
-    def add(self, name: str, root: Path, source: str, below: Sequence[str] = ()) -> Image:
-        """An image whose top layer is this folder's content, on the layers of another one."""
+    def add(self, name: str, roots: Sequence[Path], source: str, below: Sequence[str] = ()) -> Image:
+        """An image whose top layers are these folders' contents, on the layers of another one."""
         self._check_name(name)
+        image = Image(name, (*below, *(self._add_layer(root) for root in roots)), source, time.time())
+        self._save(image)
+        return image
+
+    def _add_layer(self, root: Path) -> str:
         layers = self.folder / "layers"
         layers.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=layers) as temporary:
@@ -81,9 +86,7 @@ class Images:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(path, self.layer(digest))  # the same content is the same file
-        image = Image(name, (*below, digest), source, time.time())
-        self._save(image)
-        return image
+        return digest
 
     def build(self, name: str, source: str, below: str | None = None) -> Image:
         """From `debian`, `docker:NAME`, a tar archive, or a folder; `below` is the image that it is put on.
@@ -105,12 +108,12 @@ class Images:
                     _run(["docker", "export", "--output", str(archive), container])
                 unpack(archive, root)
             elif Path(source).is_dir():
-                return self.add(name, Path(source), source, lower)
+                return self.add(name, [Path(source)], source, lower)
             elif Path(source).is_file():
                 unpack(Path(source), root)
             else:
                 raise ValueError(f"source: got {source!r}; give `debian`, `docker:NAME`, a tar archive, or a folder")
-            return self.add(name, root, source, lower)
+            return self.add(name, [root], source, lower)
 
     def remove(self, name: str) -> int:
         """Forgets a name, and every layer that no image has any more; how many bytes that frees."""

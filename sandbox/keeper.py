@@ -15,13 +15,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sandbox import mounts
 from sandbox.agent import Agent
-from sandbox.errors import BoxUnavailableError, SandboxError, UnsupportedError
+from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
 from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
 from sandbox.layers.base import Layer, Place, Running, listen
@@ -80,7 +81,7 @@ class Keeper:
             self.layers[name] = _open_layer(name, self.folder)
         return self.layers[name]
 
-    async def create(self, box_id: str, spec: BoxSpec) -> Kept:
+    async def create(self, box_id: str, spec: BoxSpec, below: Sequence[Path] = ()) -> Kept:
         if box_id in self.boxes:
             raise ValueError(f"box {box_id} is there already")
         number = next(self._numbers)
@@ -89,7 +90,7 @@ class Keeper:
         try:
             layer = self._layer(spec.layer)
             async with self._starting:
-                running = await layer.start(spec, place)
+                running = await layer.start(spec, place, below)
                 await _answers(running, place)
         except BaseException:
             shutil.rmtree(place.folder, ignore_errors=True)
@@ -152,7 +153,19 @@ class Keeper:
         if op == "close":
             self._closing.set()
             return {}
-        raise ValueError(f"op: got {op!r}")
+        if order["box"] not in self.boxes:
+            raise BoxLostError(f"box {order['box']} is gone")
+        kept = self.boxes[order["box"]]
+        if op not in kept.running.can:
+            able = ", ".join(sorted(kept.running.can)) or "none of these"
+            raise UnsupportedError(f"{op}: a box of the {kept.spec.layer} layer cannot; it can: {able}")
+        said = await kept.running.act(op, order)
+        if op == "fork":
+            children = await asyncio.gather(*(self.create(name, kept.spec, said["below"]) for name in order["names"]))
+            return {"boxes": [self._facts(child) for child in children]}
+        if op == "rollback":
+            await _answers(kept.running, kept.place)
+        return said
 
     def _facts(self, kept: Kept) -> dict[str, Any]:
         group = kept.running.cgroup

@@ -47,10 +47,10 @@ def mount_image(image: Path, target: Path) -> None:
             raise OSError(error.errno, f"mount {image}: {done.stderr.strip()}") from error
 
 
-def leave(target: str) -> None:
+def leave(target: Path) -> None:
     """Has this namespace do without a mount, if it has it."""
     if os.path.ismount(target):
-        unmount(Path(target))
+        unmount(target)
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0, data: str = "") -> None:

@@ -18,16 +18,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sandbox import errors, gc
+from sandbox import gc
 from sandbox.agent import Agent
 from sandbox.box import Box, Reach
 from sandbox.cgroups import Cgroup
 from sandbox.commandlog import CommandLog
-from sandbox.errors import BoxUnavailableError
+from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
 from sandbox.spec import BoxSpec, LayerName, Limits
 
 HOME = Path("~/.local/share/polymath/sandbox")
+KINDS = {
+    kind.__name__: kind for kind in (BoxLostError, BoxUnavailableError, UnsupportedError, ValueError)
+}  # of a keeper's errors
 START_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 30.0
 
@@ -74,7 +77,7 @@ class Pool:
             self._keeper = await Agent.connect(self.folder / SOCKET_NAME)
         except OSError:
             await self._start_keeper()
-        await self._tell("own")
+        await self.tell("own")
         if self.log_folder is not None:
             self._log = await asyncio.to_thread(CommandLog, self.log_folder)
 
@@ -109,7 +112,7 @@ class Pool:
             box.close_connection()
         self._boxes.clear()
         if self._keeper is not None:
-            await self._tell("close")
+            await self.tell("close")
             self._keeper.close()
             self._keeper = None
         if self._log is not None:
@@ -136,15 +139,32 @@ class Pool:
         """
         spec = BoxSpec(LayerName(layer), image, limits or Limits(), tuple(network), stateless, ttl_s)
         box_id = f"{self.name}-{name or secrets.token_hex(4)}"
-        found = {facts["id"]: facts for facts in (await self._tell("list"))["boxes"]} if name is not None else {}
-        log = None if stateless else self._log
-        if box_id in found:
-            reach = await self._reach(found[box_id]) if found[box_id]["alive"] else None
-            return self._lend(Box(box_id, spec.limits, reach, log, came_back=True))
+        if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
+            return box
+        facts = (await self.tell("create", box=box_id, spec=asdict(spec)))["box"]
+        return self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
+
+    async def find(self, box_id: str, limits: Limits) -> Box:
+        """The box of this id, which has been made; it may be gone."""
+        box = await self._again(box_id, limits, stateless=False)
+        return box or self._lend(Box(box_id, limits, None, self._log, self))
+
+    async def reach(self, box_id: str) -> Reach:
+        """A new connection to a living box."""
+        return await self._reach(await self._facts(box_id) or {})
+
+    async def _again(self, box_id: str, limits: Limits, *, stateless: bool) -> Box | None:
+        """A box that was made before, by this owner or an earlier one; None where there is neither a box nor a record of it."""
+        log, facts = None if stateless else self._log, await self._facts(box_id)
+        if facts is not None:
+            reach = await self._reach(facts) if facts["alive"] else None
+            return self._lend(Box(box_id, limits, reach, log, self, came_back=True))
         if log is not None and log.find(box_id, 1) is not None:
-            return self._lend(Box(box_id, spec.limits, None, log))
-        facts = (await self._tell("create", box=box_id, spec=asdict(spec)))["box"]
-        return self._lend(Box(box_id, spec.limits, await self._reach(facts), log))
+            return self._lend(Box(box_id, limits, None, log, self))
+        return None
+
+    async def _facts(self, box_id: str) -> dict[str, Any] | None:
+        return next((facts for facts in (await self.tell("list"))["boxes"] if facts["id"] == box_id), None)
 
     async def _reach(self, facts: dict[str, Any]) -> Reach:
         try:
@@ -161,16 +181,15 @@ class Pool:
         """Ends a box; returns when nothing of it is left."""
         self._boxes.pop(box.box_id, None)
         box.close_connection()
-        await self._tell("destroy", box=box.box_id)
+        await self.tell("destroy", box=box.box_id)
 
-    async def _tell(self, op: str, **words: Any) -> dict[str, Any]:
+    async def tell(self, op: str, **words: Any) -> dict[str, Any]:
         if self._keeper is None:
             raise BoxUnavailableError("the pool is not open")
         self._last += 1
         reply, _ = await self._keeper.ask({"op": op, "id": self._last, **words})
         if "error" in reply:
-            kind = getattr(errors, str(reply.get("kind")), BoxUnavailableError)
-            raise kind(reply["error"])
+            raise KINDS.get(str(reply.get("kind")), BoxUnavailableError)(reply["error"])
         return reply
 
 

@@ -378,3 +378,56 @@ def test_a_keeper_that_does_not_start_says_why(tmp_path: Path) -> None:
 
     with pytest.raises(BoxUnavailableError, match="ValueError"):
         asyncio.run(opened())
+
+
+def test_a_box_is_paused_and_goes_on_where_it_was(box: BlockingBox) -> None:
+    ticker = box.exec("(while sleep 0.02; do echo x >> /tmp/ticks; done) > /dev/null 2>&1 & echo $!").stdout.text.strip()
+    box.exec("sleep 0.2")
+    box.pause()
+    agent = _agent_of(box)
+    assert psutil.Process(agent).status() in ("disk-sleep", "stopped", "sleeping")
+    used = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in sorted(Cgroup(box.box.box_id).processes())]
+    time.sleep(0.3)
+    assert used == [sum(psutil.Process(pid).cpu_times()[:2]) for pid in sorted(Cgroup(box.box.box_id).processes())]
+    before = int(box.exec("wc -l < /tmp/ticks").stdout.text)  # which has it go on
+    box.exec("sleep 0.2")
+    assert int(box.exec("wc -l < /tmp/ticks").stdout.text) > before
+    assert box.exec(f"kill {ticker}; rm /tmp/ticks").ok
+
+
+def test_snapshots_rollback_diff_fork_and_commit(pool: BlockingPool, image: str, home: Path) -> None:
+    box = pool.create("container", image=image, limits=SMALL)
+    box.exec("echo one > /tmp/file; echo keep > /tmp/kept; rm /etc/does-not-exist 2>/dev/null; mkdir -p /tmp/folder/inner")
+    first = box.snapshot()
+    box.exec("echo two > /tmp/file; rm /tmp/kept; echo new > /tmp/new; sleep 100 & echo")
+    assert box.diff() == [
+        ("added", "/tmp/file"), ("added", "/tmp/folder"), ("added", "/tmp/folder/inner"), ("added", "/tmp/new"),
+    ]  # fmt: skip
+    children = box.fork(3)
+    box.rollback(first)
+    assert box.exec("cat /tmp/file /tmp/kept; ls /tmp; pgrep sleep").stdout.text == "one\nkeep\nfile\nfolder\nkept\n"
+    for i, child in enumerate(children):
+        assert child.exec("cat /tmp/file /tmp/new; ls /tmp/kept").stdout.text == "two\nnew\n"
+        assert child.exec(f"echo child {i} > /tmp/file; rm /tmp/new").ok
+    pool.destroy(box)
+    assert [child.exec("cat /tmp/file").stdout.text for child in children] == [f"child {i}\n" for i in range(3)]
+    assert children[0].diff() == [("changed", "/tmp/file"), ("deleted", "/tmp/new")]
+    [grandchild] = children[1].fork(1)
+    grandchild.commit("made:1")
+    again = pool.create("container", image="made:1", limits=SMALL)
+    assert again.exec("cat /tmp/file; ls /tmp").stdout.text == "child 1\nfile\nfolder\n"
+    assert len(Images(home / "images").get("made:1").layers) == 4  # the image's, two of the forks below it, its own
+    with pytest.raises(ValueError, match="which this box has not taken"):
+        again.rollback("s999")
+    with pytest.raises(ValueError, match=r"snapshot: got '\.\./x'"):
+        again.rollback("../x")
+    for child in (*children, grandchild, again):
+        pool.destroy(child)
+    assert not list((home / "pools" / pool.pool.name).glob("fork-*"))
+
+
+def test_a_layer_that_cannot_says_what_it_can(pool: BlockingPool) -> None:
+    box = pool.create("function", limits=SMALL)
+    with pytest.raises(UnsupportedError, match="snapshot: a box of the function layer cannot; it can: "):
+        box.snapshot()
+    still_works(box)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sandbox.cgroups import Cgroup
 from sandbox.spec import BoxSpec
@@ -30,7 +31,10 @@ class Place:
 
 
 class Running(Protocol):
-    """A started box, its agent listening on the socket of its place."""
+    """A started box, its agent listening on the socket of its place; `can` names what else it takes."""
+
+    @property
+    def can(self) -> frozenset[str]: ...
 
     @property
     def cgroup(self) -> Cgroup | None: ...
@@ -45,10 +49,13 @@ class Running(Protocol):
     async def destroy(self) -> None:
         """Ends it and removes all that it had on this machine, but for its folder."""
 
+    async def act(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
+        """Does one of what it `can`, and gives what there is to say of it."""
+
 
 class Layer(Protocol):
-    async def start(self, spec: BoxSpec, place: Place) -> Running:
-        """A box whose agent takes connections.
+    async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> Running:
+        """A box whose agent takes connections; `below`: the files that it begins with beyond its image's, where it is a fork.
 
         Raises:
             BoxUnavailableError: it did not come up. UnsupportedError: this layer cannot be what the spec asks for.

@@ -7,24 +7,32 @@ container's root with five capabilities, and commands are an unprivileged user w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import stat
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sandbox
 from sandbox import cgroups, mounts, seccomp
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxUnavailableError, UnsupportedError
-from sandbox.images import Images
+from sandbox.images import Image, Images
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place, listen
 from sandbox.spec import BoxSpec
 
+T = TypeVar("T")
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
 USER = (1000, 1000)
+CAN = frozenset({"pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
+SNAPSHOT = re.compile(r"s[0-9]{1,9}")
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 HIDDEN = [
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
@@ -43,27 +51,42 @@ class ContainerLayer:
         crun = shutil.which("crun")
         if crun is None:
             raise UnsupportedError("the container layer needs crun: apt-get install crun erofs-utils")
-        self._crun, self._images, self._folder = crun, images, folder
+        self.crun, self.state, self._images = crun, folder / "crun", images
         self._mounted: dict[str, Path] = {}
+        self._points = mounts.STAGE / "points"  # below every image: else a box would have made these folders itself
+        for name in ("proc", "dev", f"{INSIDE[1:]}/sandbox"):
+            (self._points / name).mkdir(parents=True, exist_ok=True)
+        self._users = Counter[Path]()  # living boxes by the files that they began with as forks
         if cgroups.version() == 1:
-            mounts.leave("/sys/fs/cgroup/unified")  # crun takes a machine that has both for a broken one
+            mounts.leave(Path("/sys/fs/cgroup/unified"))  # crun takes a machine that has both for a broken one
         mounts.show(Path(sandbox.__file__).resolve().parent, "sandbox")
 
-    async def start(self, spec: BoxSpec, place: Place) -> ContainerBox:
+    async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> ContainerBox:
         if spec.image is None:
             raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
         if spec.network:
             raise UnsupportedError("network: got an allow-list; not built yet")
-        layers = [self._layer(digest) for digest in self._images.get(spec.image).layers]
-        root = await asyncio.to_thread(self._compose, layers, spec, place)
-        group = Cgroup(place.box_id)
-        group.create(spec.limits)
-        listener = listen(place.socket)
-        (place.folder / "config.json").write_text(json.dumps(self._config(spec, root, listener.fileno())))
-        box = ContainerBox(self._crun, self._folder / "crun", place, group)
+        digests = self._images.get(spec.image).layers
+        lower = [self._points, *(self._layer(digest) for digest in digests)]
+        self._users.update(below)
+        box = ContainerBox(self, spec, place, lower, below, digests, Cgroup(place.box_id))
         try:
-            box.process = await asyncio.create_subprocess_exec(
-                self._crun, "--root", str(box.state), "--cgroup-manager=disabled", "run",
+            await asyncio.to_thread(box.prepare)
+            await box.launch()
+        except BaseException:
+            await box.destroy()
+            raise
+        return box
+
+    async def run(self, spec: BoxSpec, place: Place, group: Cgroup) -> asyncio.subprocess.Process:
+        """crun on the root that is composed at the place; it ends with the container."""
+        place.socket.unlink(missing_ok=True)
+        listener = listen(place.socket)
+        try:
+            config = self._config(spec, place.folder / "root", listener.fileno())
+            (place.folder / "config.json").write_text(json.dumps(config))
+            return await asyncio.create_subprocess_exec(
+                self.crun, "--root", str(self.state), "--cgroup-manager=disabled", "run",
                 f"--preserve-fds={listener.fileno() - 2}", "--bundle", str(place.folder), place.box_id,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -71,12 +94,19 @@ class ContainerLayer:
                 pass_fds=(listener.fileno(),),
                 preexec_fn=_enter(group),
             )  # fmt: skip
-        except BaseException:
-            await box.destroy()
-            raise
         finally:
             listener.close()
-        return box
+
+    def keep(self, name: str, box: ContainerBox) -> Image:
+        """What the box has now as an image."""
+        return self._images.add(name, [*box.below, box.upper], f"box {box.place.box_id} on {box.spec.image}", box.digests)
+
+    def leave(self, below: Sequence[Path]) -> None:
+        """A box that began with these files is gone; with the last one they go."""
+        for folder in below:
+            self._users[folder] -= 1
+            if not self._users[folder]:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _layer(self, digest: str) -> Path:
         """The mounted layer; its pages are shared by all boxes."""
@@ -86,18 +116,6 @@ class ContainerLayer:
             mounts.mount_image(self._images.layer(digest), target)
             self._mounted[digest] = target
         return self._mounted[digest]
-
-    def _compose(self, layers: list[Path], spec: BoxSpec, place: Place) -> Path:
-        """The layers below, a bounded memory file system above."""
-        writes, root = place.folder / "writes", place.folder / "root"
-        for folder in (writes, root):
-            folder.mkdir()
-        mounts.mount("tmpfs", writes, "tmpfs", data=f"size={spec.limits.disk_bytes},mode=755")
-        for name in ("upper", "work"):
-            (writes / name).mkdir(mode=0o755)
-        lower = ":".join(str(layer) for layer in reversed(layers))
-        mounts.mount("overlay", root, "overlay", data=f"lowerdir={lower},upperdir={writes}/upper,workdir={writes}/work")
-        return root
 
     def _config(self, spec: BoxSpec, root: Path, listener: int) -> dict[str, Any]:
         limits = spec.limits
@@ -153,25 +171,140 @@ def _enter(group: Cgroup) -> Callable[[], None]:
 
 @dataclass
 class ContainerBox:
-    crun: str
-    state: Path
+    """A box and its files: layers below that nobody writes to, what it has written above, snapshots of that beside it."""
+
+    layer: ContainerLayer
+    spec: BoxSpec
     place: Place
+    image: Sequence[Path]  # its layers
+    below: Sequence[Path]  # what it has from the box that it was forked from
+    digests: Sequence[str]  # of the image's layers
     cgroup: Cgroup
     user: tuple[int, int] = USER
-    process: asyncio.subprocess.Process | None = field(default=None)
+    can: frozenset[str] = CAN
+    process: asyncio.subprocess.Process | None = None
+    paused: bool = False
 
-    async def wait(self) -> None:
-        assert self.process is not None
-        await self.process.wait()
+    @property
+    def lower(self) -> Sequence[Path]:
+        return [*self.image, *self.below]
 
-    async def destroy(self) -> None:
-        await asyncio.to_thread(self.cgroup.destroy)
+    @property
+    def upper(self) -> Path:
+        return self.place.folder / "writes" / "upper"
+
+    def prepare(self) -> None:
+        """Room for what it writes: memory, bounded."""
+        self.cgroup.create(self.spec.limits)
+        for name in ("writes", "root", "snapshots"):
+            (self.place.folder / name).mkdir()
+        mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"size={self.spec.limits.disk_bytes},mode=755")
+        self.upper.mkdir(mode=0o755)
+
+    async def launch(self) -> None:
+        """Puts the layers together and starts the agent on them."""
+        work = self.upper.with_name("work")
+        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+        work.mkdir()
+        lower = ":".join(str(layer) for layer in reversed(self.lower))
+        options = f"lowerdir={lower},upperdir={self.upper},workdir={work}"
+        mounts.mount("overlay", self.place.folder / "root", "overlay", data=options)
+        self.process = await self.layer.run(self.spec, self.place, self.cgroup)
+
+    async def halt(self) -> None:
+        """Ends all of its processes; its files stay."""
+        await asyncio.to_thread(self.cgroup.kill)
         if self.process is not None:
             try:
                 async with asyncio.timeout(STOP_LIMIT_S):
                     await self.process.wait()
             except TimeoutError:
                 raise BoxUnavailableError(f"crun of box {self.place.box_id} does not end") from None
-        for name in ("root", "writes"):
-            mounts.unmount(self.place.folder / name)
-        await asyncio.to_thread(shutil.rmtree, self.state / self.place.box_id, ignore_errors=True)
+        mounts.leave(self.place.folder / "root")
+        await asyncio.to_thread(shutil.rmtree, self.layer.state / self.place.box_id, ignore_errors=True)
+
+    async def wait(self) -> None:
+        process = None
+        while process is not self.process:  # a rollback starts another
+            process = self.process
+            assert process is not None
+            await process.wait()
+
+    async def destroy(self) -> None:
+        await self.halt()
+        await asyncio.to_thread(self.cgroup.destroy)
+        mounts.leave(self.upper.parent)
+        await asyncio.to_thread(self.layer.leave, self.below)
+
+    async def act(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
+        if op in ("pause", "resume"):
+            self.paused = op == "pause"
+            await asyncio.to_thread(self.cgroup.freeze, self.paused)
+        elif op == "snapshot":
+            await self._frozen(lambda: _copy(self.upper, self.snapshot(words["snapshot"])))
+        elif op == "rollback":
+            await self._roll_back(self.snapshot(words["snapshot"]))
+        elif op == "diff":
+            return {"changes": await self._frozen(lambda: changes(self.upper, self.lower))}
+        elif op == "commit":
+            image = await self._frozen(lambda: self.layer.keep(words["name"], self))
+            return {"layers": list(image.layers)}
+        elif op == "fork":
+            copy = self.layer.state.with_name(f"fork-{next(_forks)}")
+            await self._frozen(lambda: _copy(self.upper, copy))
+            return {"below": [*self.below, copy]}
+        return {}
+
+    def snapshot(self, name: str) -> Path:
+        """Its folder.
+
+        Raises:
+            ValueError: the name is none that this layer has given.
+        """
+        if not SNAPSHOT.fullmatch(name):
+            raise ValueError(f"snapshot: got {name!r}")
+        return self.place.folder / "snapshots" / name
+
+    async def _frozen(self, read: Callable[[], T]) -> T:
+        """What `read` makes of the files while nothing in the box changes them."""
+        await asyncio.to_thread(self.cgroup.freeze, True)
+        try:
+            return await asyncio.to_thread(read)
+        finally:
+            if not self.paused:
+                self.cgroup.freeze(False)
+
+    async def _roll_back(self, snapshot: Path) -> None:
+        if not snapshot.is_dir():
+            raise ValueError(f"snapshot: got {snapshot.name!r}, which this box has not taken")
+        await self.halt()
+        await asyncio.to_thread(shutil.rmtree, self.upper)
+        await asyncio.to_thread(_copy, snapshot, self.upper)
+        await self.launch()
+
+
+_forks = itertools.count()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A tree with all that a file system knows of it; overlay's own marks are devices and attributes."""
+    shutil.rmtree(target, ignore_errors=True)
+    done = subprocess.run(["cp", "-a", str(source), str(target)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"copying {source}: {done.stderr.strip()[-300:]}")
+
+
+def changes(upper: Path, lower: Sequence[Path]) -> list[list[str]]:
+    """What a box has written: pairs of "added", "changed" or "deleted" and a path, by path; no folders that were there."""
+    found = list[list[str]]()
+    for folder, names, files in os.walk(upper):
+        for name in [*names, *files]:
+            path = Path(folder, name)
+            inner = path.relative_to(upper)
+            below = any(os.path.lexists(layer / inner) for layer in lower)
+            status = path.lstat()
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                found.append(["deleted", f"/{inner}"])
+            elif not stat.S_ISDIR(status.st_mode) or not below:
+                found.append(["changed" if below else "added", f"/{inner}"])
+    return sorted(found, key=lambda change: change[1])

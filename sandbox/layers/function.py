@@ -12,9 +12,10 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sandbox
 from sandbox import cgroups, mounts, seccomp
@@ -44,7 +45,8 @@ class FunctionLayer:
             for name, source in (("python", self._python[0]), ("sandbox", self._package)):
                 mounts.show(source, name)
 
-    async def start(self, spec: BoxSpec, place: Place) -> FunctionBox:
+    async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> FunctionBox:
+        assert not below, "it takes no snapshots"
         if spec.image is not None:
             raise UnsupportedError(f"image: got {spec.image!r}; the function layer has the host's /usr and no images")
         if spec.network:
@@ -131,6 +133,15 @@ class FunctionBox:
     process: asyncio.subprocess.Process
     cgroup: Cgroup | None
     user: None = None
+
+    @property
+    def can(self) -> frozenset[str]:
+        return frozenset({"pause", "resume"} if self.cgroup is not None else ())
+
+    async def act(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.cgroup is not None
+        await asyncio.to_thread(self.cgroup.freeze, op == "pause")
+        return {}
 
     async def wait(self) -> None:
         await self.process.wait()
