@@ -118,7 +118,8 @@ class Agent:
         while True:
             waits = [c.watch.wait_s for c in self.commands.values() if c.watch is not None and c.facts is None]
             for key, _ in self.selector.select(min(waits, default=None)):
-                if key.fd in self.selector.get_map():  # one that was handled before it may have closed it
+                now = self.selector.get_map().get(key.fd)
+                if now is not None and now.data is key.data:  # else one that was handled before it has closed it
                     key.data()
             for running in list(self.commands.values()):
                 if running.watch is not None and running.facts is None:
