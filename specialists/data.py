@@ -16,7 +16,6 @@ from rewards.errors import UserError
 from rewards.task import Demonstration, Task, is_held_out
 from rl.rng import key_of
 from specialists.config import DataConfig, SourceConfig
-from specialists.datasets import load_dataset_examples
 from specialists.example import Example
 from specialists.generators import stream
 
@@ -65,6 +64,8 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
                 source, config.held_out_share, want_train=want_train or round(GENERATED * share), want_held_out=0, seed=seed + 1
             )[0]
         else:
+            from specialists.datasets import load_dataset_examples  # late: half a second of imports
+
             fresh, fixed = load_dataset_examples(source, config.held_out_share, domain=domain)
             fresh = _shuffled(fresh, seed)[:want_train]
             fixed = [e.task for e in _shuffled([Example(t) for t in fixed], 0)][:want_held_out]
