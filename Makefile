@@ -8,8 +8,8 @@ TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
 # GOMP_SPINCOUNT: torch's threads of one process do not spin while another's work.
-# Test files that run at the same time: more than two cores have, since runs often wait for their own processes.
-JOBS ?= 4
+# Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
+JOBS ?= 3
 
 .PHONY: help quickstart test env env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help

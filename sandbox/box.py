@@ -28,6 +28,7 @@ from sandbox.spec import Limits
 
 GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TOO_MANY = b"the command was not started: the box has as many processes as it may\n"
 STREAMS = {1: "stdout", 2: "stderr", 3: "value"}
 
 
@@ -288,6 +289,9 @@ class Box:
                 raise BoxLostError(
                     f"box {self.box_id} did not answer {GRACE_S:.0f} s after its command's limit of {wall_s:g} s"
                 ) from None
+            except BlockingIOError:  # not even the agent's own process could be started
+                none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
+                return facts_of(none, b"")
             self._finished.append(seq)
             return facts_of(_result(facts, kept, before, reach.counters()), kept.stream(3).head)
 

@@ -27,7 +27,7 @@ from sandbox.spec import Limits
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
-LATE_S = 0.5  # that a timeout may come late
+LATE_S = 10.0  # much less than what a command would take that is not ended, however busy the machine
 SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_bytes=4096, cpu_s=20.0)
 
 
@@ -108,11 +108,9 @@ def test_a_signal_is_told_from_an_exit_code(box: BlockingBox) -> None:
     ],
 )
 def test_a_timeout_ends_all_that_the_command_started(box: BlockingBox, command: str) -> None:
-    start = time.monotonic()
     result = box.exec(command, wall_s=0.3)
     assert result.verdict is Verdict.WALL_TIMEOUT
     assert 0.3 <= result.wall_s < 0.3 + LATE_S
-    assert time.monotonic() - start < 0.3 + 2 * LATE_S
     assert "sleep" not in box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout.text.replace("tr ", "")
     still_works(box)
 
@@ -121,7 +119,7 @@ def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(bo
     start = time.monotonic()
     result = box.exec("sleep 60 & echo $!")  # it keeps the pipe open
     assert result.verdict is Verdict.OK
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < LATE_S
     pid = int(result.stdout.text)
     assert box.exec(f"kill -0 {pid}").ok
     assert box.exec("sleep 60", wall_s=0.1).verdict is Verdict.WALL_TIMEOUT
@@ -135,7 +133,7 @@ def test_processor_time_is_limited_and_counted_over_all_processes(box: BlockingB
     result = box.exec(busy, wall_s=20)
     box.box.limits = SMALL
     assert result.verdict is Verdict.CPU_TIMEOUT
-    assert 0.4 <= result.cpu_s < 2
+    assert 0.4 <= result.cpu_s < LATE_S
     still_works(box)
 
 
@@ -181,11 +179,20 @@ def test_a_fork_bomb_is_contained(box: BlockingBox) -> None:
     start = time.monotonic()
     result = box.exec("bomb() { bomb | bomb & }; bomb; sleep 100", wall_s=1.0)
     assert result.verdict in (Verdict.WALL_TIMEOUT, Verdict.PIDS_LIMIT)
-    assert time.monotonic() - start < 1.0 + 2 * LATE_S
-    deadline = time.monotonic() + 5
+    assert time.monotonic() - start < 1.0 + LATE_S
+    deadline = time.monotonic() + LATE_S
     while len(box.exec("ls -d /proc/[0-9]*").stdout.text.split()) > 6:
         assert time.monotonic() < deadline, "the bomb goes on"
     still_works(box)
+
+
+def test_a_box_with_all_the_processes_that_it_may_have_says_so(pool: BlockingPool, layer: dict[str, Any]) -> None:
+    box = pool.create(**layer, limits=SMALL)
+    box.exec("for i in $(seq 60); do sleep 100 & done")
+    if os.geteuid() == 0:
+        result = box.exec("true")
+        assert result.verdict is Verdict.PIDS_LIMIT
+    pool.destroy(box)
 
 
 def test_a_full_disk_is_said_to_be_the_cause(box: BlockingBox) -> None:
@@ -244,7 +251,7 @@ def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) 
     start = time.monotonic()
     result = box.exec("setsid sleep 50 & kill -9 $PPID || { pkill sleep; exit 7; }; sleep 50", wall_s=20)
     assert not result.ok
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < LATE_S
     assert box.exec("pgrep sleep").exit_code == 1
     still_works(box)
 
@@ -257,13 +264,13 @@ def test_the_agent_cannot_be_killed_traced_or_read(box: BlockingBox) -> None:
 
 
 def test_several_commands_at_once(pool: BlockingPool, box: BlockingBox) -> None:
+    meet = "touch /tmp/here.{0}; until [ -e /tmp/here.0 -a -e /tmp/here.1 -a -e /tmp/here.2 ]; do sleep 0.01; done; echo {0}"
+
     async def three() -> list[str]:
-        results = await asyncio.gather(*(box.box.exec(f"sleep 0.3; echo {i}") for i in range(3)))
+        results = await asyncio.gather(*(box.box.exec(meet.format(i)) for i in range(3)))
         return [result.stdout.text for result in results]
 
-    start = time.monotonic()
     assert pool.wait(three()) == ["0\n", "1\n", "2\n"]
-    assert time.monotonic() - start < 0.8
 
 
 def test_a_stateless_box_forgets_everything_between_calls(pool: BlockingPool) -> None:
@@ -350,7 +357,7 @@ def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -
             assert owner.wait(10) != 0  # without its keeper its boxes are lost
         finally:
             owner.kill()
-    deadline = time.monotonic() + 1.0 + 5.0
+    deadline = time.monotonic() + 30
     while left := left_of(name):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

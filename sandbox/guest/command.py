@@ -41,7 +41,12 @@ class Command:
         theirs = self._open_streams(order, stdin)
         self.ended_fd, ended = os.pipe()  # the supervisor writes the facts here
         orders, self.orders_fd = os.pipe()  # and is told here to end the command
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # the box has as many processes as it may
+            for fd in {*self.readers, *theirs.values(), orders, ended, self.ended_fd, self.orders_fd}:
+                os.close(fd)
+            raise
         if pid == 0:
             _in_child(lambda: _supervise(order, theirs, orders, ended) if not stateless else _become(order, theirs))
         for fd in {*theirs.values(), orders, ended}:
