@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 import termios
+import traceback
 from typing import Any, NoReturn
 
 from sandbox.guest import watch
@@ -201,8 +202,6 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
 
 def _call(order: dict[str, Any]) -> None:
     """Defines the source and calls the function in it; its value goes to descriptor 3 as JSON."""
-    import traceback
-
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
