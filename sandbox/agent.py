@@ -19,10 +19,7 @@ CONNECT_LIMIT_S = 10.0
 
 
 class Agent(asyncio.Protocol):
-    """A connection; `open_requests` get every frame with their number until they are closed.
-
-    Once it is broken, every request gets the error, and so does every later one.
-    """
+    """A connection. Once it is broken, every request that waits gets the error, and so does every later one."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()

@@ -1,113 +1,97 @@
-"""The same pool and boxes for code that is not asynchronous: each call waits for its answer.
+"""The same pool and boxes for code that is not asynchronous: each call waits for its answer, and is documented there.
 
-with BlockingPool() as pool:
-    print(pool.create(layer="function").exec("echo hello").stdout.text)
+with BlockingPool(Pool()) as pool:
+    print(pool.create("function").exec("echo hello").stdout.text)
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sandbox.box import Box, Called
-from sandbox.pool import HOME, Pool
-from sandbox.result import Result
-from sandbox.spec import LayerName, Limits
+from sandbox.box import Box
+from sandbox.pool import Pool
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Call = Callable[Concatenate[Box, P], Coroutine[Any, Any, T]]
+
+
+def _of_box(call: Call[P, T]) -> Callable[Concatenate[BlockingBox, P], T]:
+    @functools.wraps(call)
+    def blocking(self: BlockingBox, /, *arguments: P.args, **named: P.kwargs) -> T:
+        return self.pool.wait(call(self.box, *arguments, **named))
+
+    return blocking
+
+
+def _creating(
+    call: Callable[Concatenate[Pool, P], Coroutine[Any, Any, Box]],
+) -> Callable[Concatenate[BlockingPool, P], BlockingBox]:
+    @functools.wraps(call)
+    def blocking(self: BlockingPool, /, *arguments: P.args, **named: P.kwargs) -> BlockingBox:
+        return BlockingBox(self, self.wait(call(self.pool, *arguments, **named)))
+
+    return blocking
 
 
 class BlockingPool:
     """A pool whose event loop runs in a thread of its own; from any thread."""
 
-    def __init__(self, *, folder: Path = HOME, lease_s: float = 30.0, num_starting: int = 8) -> None:
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox", daemon=True)
-        self.pool = Pool(folder=folder, lease_s=lease_s, num_starting=num_starting)
 
     def __enter__(self) -> BlockingPool:
         self._thread.start()
-        self.wait(self.pool.open())
+        try:
+            self.wait(self.pool.open())
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.wait(self.pool.close())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._stop()
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def create(
-        self,
-        layer: LayerName | str = LayerName.FUNCTION,
-        *,
-        image: str | None = None,
-        limits: Limits | None = None,
-        network: tuple[str, ...] = (),
-        stateless: bool = False,
-        ttl_s: float = 3600.0,
-    ) -> BlockingBox:
-        made = self.pool.create(layer, image=image, limits=limits, network=network, stateless=stateless, ttl_s=ttl_s)
-        return BlockingBox(self, self.wait(made))
+    create = _creating(Pool.create)
 
     def destroy(self, box: BlockingBox) -> None:
         self.wait(self.pool.destroy(box.box))
 
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
 
 class BlockingBox:
-    """A box of a blocking pool; see `sandbox.box.Box` for each call."""
+    """A box of a blocking pool."""
 
     def __init__(self, pool: BlockingPool, box: Box) -> None:
-        self._pool, self.box = pool, box
+        self.pool, self.box = pool, box
 
-    def exec(
-        self,
-        command: str | Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        wall_s: float | None = None,
-        on_output: Callable[[str, bytes], None] | None = None,
-    ) -> Result:
-        return self._pool.wait(self.box.exec(command, stdin=stdin, env=env, cwd=cwd, wall_s=wall_s, on_output=on_output))
-
-    def python(
-        self, function: str | Callable[..., Any], *arguments: Any, source: str | None = None, wall_s: float | None = None
-    ) -> Called:
-        return self._pool.wait(self.box.python(function, *arguments, source=source, wall_s=wall_s))
-
-    def read_file(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
-        return self._pool.wait(self.box.read_file(path, max_bytes=max_bytes))
-
-    def write_file(self, path: str, data: bytes, *, mode: int | None = None) -> None:
-        self._pool.wait(self.box.write_file(path, data, mode=mode))
-
-    def pause(self) -> None:
-        self._pool.wait(self.box.pause())
-
-    def resume(self) -> None:
-        self._pool.wait(self.box.resume())
-
-    def snapshot(self) -> str:
-        return self._pool.wait(self.box.snapshot())
-
-    def rollback(self, snapshot: str) -> None:
-        self._pool.wait(self.box.rollback(snapshot))
+    exec = _of_box(Box.exec)
+    python = _of_box(Box.python)
+    read_file = _of_box(Box.read_file)
+    write_file = _of_box(Box.write_file)
+    pause = _of_box(Box.pause)
+    resume = _of_box(Box.resume)
+    snapshot = _of_box(Box.snapshot)
+    rollback = _of_box(Box.rollback)
+    diff = _of_box(Box.diff)
+    commit = _of_box(Box.commit)
 
     def fork(self, count: int) -> list[BlockingBox]:
-        return [BlockingBox(self._pool, box) for box in self._pool.wait(self.box.fork(count))]
-
-    def diff(self) -> list[tuple[str, str]]:
-        return self._pool.wait(self.box.diff())
-
-    def commit(self, name: str) -> None:
-        self._pool.wait(self.box.commit(name))
+        return [BlockingBox(self.pool, box) for box in self.pool.wait(self.box.fork(count))]

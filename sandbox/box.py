@@ -11,12 +11,12 @@ import asyncio
 import inspect
 import itertools
 import json
+import math
 import os
-import signal
 import textwrap
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sandbox.agent import Agent
 from sandbox.cgroups import Cgroup, Counters
@@ -26,6 +26,7 @@ from sandbox.guest.frames import MAX_PAYLOAD_BYTES
 from sandbox.result import Output, Result, Verdict
 from sandbox.spec import Limits
 
+T = TypeVar("T")
 GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOO_MANY = b"the command was not started: the box has as many processes as it may\n"
@@ -265,8 +266,18 @@ class Box:
         return _answered(facts), data
 
     async def _ask(self, reach: Reach, order: dict[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        async with asyncio.timeout(self.limits.wall_s + GRACE_S):
-            return await reach.agent.ask({**order, "id": next(self._requests), "user": reach.user}, payload)
+        return await self._in_time(
+            reach, self.limits.wall_s, reach.agent.ask({**order, "id": next(self._requests), "user": reach.user}, payload)
+        )
+
+    async def _in_time(self, reach: Reach, limit_s: float, asked: Awaitable[T]) -> T:
+        """The agent's answer; an agent that gives none has lost its box, and that is not the box's own error."""
+        try:
+            async with asyncio.timeout(limit_s + GRACE_S):
+                return await asked
+        except TimeoutError:
+            reach.agent.close()
+            raise BoxLostError(f"box {self.box_id} did not answer {GRACE_S:.0f} s after its limit of {limit_s:g} s") from None
 
     async def _run(
         self, order: dict[str, Any], stdin: bytes, wall_s: float | None, on_output: Callable[[str, bytes], None] | None
@@ -282,13 +293,7 @@ class Box:
             kept, before = _Kept(limits.keep_bytes, on_output), reach.counters()
             numbered = {**order, "id": seq, "user": reach.user}
             try:
-                async with asyncio.timeout(wall_s + GRACE_S):
-                    facts = await self._begin_or_recall(reach.agent, numbered, stdin, kept)
-            except TimeoutError:
-                reach.agent.close()
-                raise BoxLostError(
-                    f"box {self.box_id} did not answer {GRACE_S:.0f} s after its command's limit of {wall_s:g} s"
-                ) from None
+                facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept))
             except BlockingIOError:  # not even the agent's own process could be started
                 none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
                 return facts_of(none, b"")
@@ -351,9 +356,12 @@ def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Coun
     """The verdict, from what the agent says and what the host's counters show."""
     status, cause, sizes = facts.get("status"), facts.get("cause"), facts.get("num_bytes")
     used = [facts.get(name) for name in ("wall_s", "cpu_s", "max_rss_bytes")]
-    if not isinstance(status, int) or not isinstance(sizes, dict) or not all(isinstance(u, int | float) for u in used):
-        raise BoxLostError("the box's agent gave no account of its command")
-    code = os.waitstatus_to_exitcode(status & 0xFFFF) if status & 0xFF != 0x7F else -int(signal.SIGSTOP)
+    try:
+        if not isinstance(sizes, dict) or not all(isinstance(u, int | float) and 0 <= u < math.inf for u in used):
+            raise ValueError
+        code = os.waitstatus_to_exitcode(status if isinstance(status, int) else -1)
+    except (ValueError, OverflowError):
+        raise BoxLostError("the box's agent gave no account of its command") from None
     if cause in ("wall_timeout", "cpu_timeout", "output_limit"):
         verdict = Verdict(cause)
     elif code == 0:

@@ -174,7 +174,7 @@ class FrameLog:
             except OSError as error:
                 self._abandon(error)
                 with self._changed:
-                    if self._closing or (self._changed.wait(RETRY_S) and self._closing):
+                    if self._changed.wait_for(lambda: self._closing, RETRY_S):
                         for _, done in group:
                             done.set_exception(error)
                         return

@@ -132,11 +132,11 @@ class Keeper:
     async def _answer(self, order: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         number = order.get("id")
         try:
-            reply = await self._obey(order)
-        except (SandboxError, OSError, ValueError) as error:
-            reply = {"error": str(error), "kind": type(error).__name__}
+            reply = encode({"id": number, "type": "done", **await self._obey(order)})
+        except (SandboxError, OSError, ValueError) as error:  # an answer that is too long is a ValueError as well
+            reply = encode({"id": number, "type": "done", "error": str(error)[:2000], "kind": type(error).__name__})
         if not writer.is_closing():
-            writer.write(encode({"id": number, "type": "done", **reply}))
+            writer.write(reply)
 
     async def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         op: str = order["op"]
@@ -161,8 +161,8 @@ class Keeper:
             raise UnsupportedError(f"{op}: a box of the {kept.spec.layer} layer cannot; it can: {able}")
         said = await kept.running.act(op, order)
         if op == "fork":
-            children = await asyncio.gather(*(self.create(name, kept.spec, said["below"]) for name in order["names"]))
-            return {"boxes": [self._facts(child) for child in children]}
+            await asyncio.gather(*(self.create(name, kept.spec, said["below"]) for name in order["names"]))
+            return {}
         if op == "rollback":
             await _answers(kept.running, kept.place)
         return said

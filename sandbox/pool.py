@@ -33,6 +33,7 @@ KINDS = {
 }  # of a keeper's errors
 START_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 30.0
+TELL_LIMIT_S = 120.0  # boxes that start wait for each other
 
 
 class Pool:
@@ -112,7 +113,8 @@ class Pool:
             box.close_connection()
         self._boxes.clear()
         if self._keeper is not None:
-            await self.tell("close")
+            with contextlib.suppress(BoxLostError):  # it was killed, and its boxes with it
+                await self.tell("close")
             self._keeper.close()
             self._keeper = None
         if self._log is not None:
@@ -184,10 +186,19 @@ class Pool:
         await self.tell("destroy", box=box.box_id)
 
     async def tell(self, op: str, **words: Any) -> dict[str, Any]:
+        """What the keeper answers.
+
+        Raises:
+            What went wrong there, as itself. BoxUnavailableError: it does not answer.
+        """
         if self._keeper is None:
             raise BoxUnavailableError("the pool is not open")
         self._last += 1
-        reply, _ = await self._keeper.ask({"op": op, "id": self._last, **words})
+        try:
+            async with asyncio.timeout(TELL_LIMIT_S):
+                reply, _ = await self._keeper.ask({"op": op, "id": self._last, **words})
+        except TimeoutError:
+            raise BoxUnavailableError(f"the pool's keeper has not done `{op}` within {TELL_LIMIT_S:.0f} s") from None
         if "error" in reply:
             raise KINDS.get(str(reply.get("kind")), BoxUnavailableError)(reply["error"])
         return reply

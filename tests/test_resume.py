@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Whole]:
 
 
 def test_killed_at_random_moments_an_inline_run_ends_in_the_same_bits(whole: tuple[Path, Whole], tmp_path: Path) -> None:
-    end, struck = run_with_kills(tmp_path, "inline", 2, whole[1], random.Random(2))
+    end, struck = run_with_kills(tmp_path, "inline", 3, whole[1], random.Random(2))
     assert struck
     assert end == whole[1].end
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sandbox import box as box_module
 from sandbox import gc
 from sandbox.blocking import BlockingBox, BlockingPool
 from sandbox.cgroups import Cgroup
@@ -38,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(home: Path) -> Iterator[BlockingPool]:
-    with BlockingPool(folder=home) as pool:
+    with BlockingPool(Pool(folder=home)) as pool:
         yield pool
 
 
@@ -125,6 +126,27 @@ def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(bo
     assert box.exec("sleep 60", wall_s=0.1).verdict is Verdict.WALL_TIMEOUT
     assert box.exec(f"kill -0 {pid}").ok  # another command's timeout is not its own
     assert box.exec(f"kill {pid}").ok
+
+
+def test_a_child_that_keeps_the_pipe_and_writes_for_ever_holds_nothing_up(box: BlockingBox) -> None:
+    result = box.exec("yes & echo $! >&2; sleep 0.2", wall_s=20)
+    assert result.verdict is Verdict.OK
+    assert result.wall_s < LATE_S
+    assert result.stdout.head.startswith(b"y\ny\n")
+    assert box.exec(f"kill {int(result.stderr.text)}").ok
+
+
+def test_a_box_that_does_not_answer_is_lost_and_no_answer_is_recorded(
+    pool: BlockingPool, layer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box_module, "GRACE_S", 0.3)
+    limits = Limits(**{**vars(SMALL), "wall_s": 0.2})
+    for call in (lambda box: box.exec("true"), lambda box: box.read_file("/etc/passwd")):
+        box = pool.create(**layer, limits=limits)
+        psutil.Process(_agent_of(box)).suspend()
+        with pytest.raises(BoxLostError, match="did not answer"):
+            call(box)
+        pool.destroy(box)
 
 
 def test_processor_time_is_limited_and_counted_over_all_processes(box: BlockingBox) -> None:
@@ -241,10 +263,9 @@ def test_files_go_in_and_out(box: BlockingBox) -> None:
     for path in ("/tmp/pipe", "/tmp/zero", "/dev/zero"):
         with pytest.raises(OSError, match="Not a regular file"):
             box.read_file(path)
+    box.write_file("/tmp/new/folder/data.bin", bytes(100))
     with pytest.raises(ValueError, match="raise max_bytes"):
-        box.read_file("/tmp/new/folder/../folder/data.bin", max_bytes=10) if box.exec(
-            "head -c 100 /dev/zero > /tmp/new/folder/data.bin"
-        ).ok else None
+        box.read_file("/tmp/new/folder/data.bin", max_bytes=10)
 
 
 def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) -> None:

@@ -6,12 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import select
 import signal
-import struct
 import sys
-import termios
 import traceback
 from typing import Any, NoReturn
 
@@ -37,7 +34,6 @@ class Command:
         self.facts: dict[str, Any] | None = None
         self.ending = False
         self.readers: dict[int, int] = {}  # descriptor -> stream
-        self.input: int | None = None
         self.watch: watch.Watch | None = None  # of a stateless box
         theirs = self._open_streams(order, stdin)
         self.ended_fd, ended = os.pipe()  # the supervisor writes the facts here
@@ -62,21 +58,8 @@ class Command:
             os.set_blocking(fd, False)
 
     def _open_streams(self, order: dict[str, Any], stdin: int | None) -> dict[int, int]:
-        """The descriptors that the program gets, by number; ours go to `readers` and `input`."""
-        if order.get("tty"):
-            ours, theirs = os.openpty()
-            resize(ours, order["tty"])
-            self.readers[ours] = 1
-            self.input = ours
-            return {0: theirs, 1: theirs, 2: theirs}
-        given = {}
-        if stdin is not None:
-            given[0] = stdin
-        elif order.get("interactive"):
-            given[0], self.input = os.pipe()
-            os.set_blocking(self.input, False)
-        else:
-            given[0] = os.open(os.devnull, os.O_RDONLY)
+        """The descriptors that the program gets, by number; ours go to `readers`."""
+        given = {0: os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin}
         if order["op"] == "call":
             self.streams[3] = Capture(2 * VALUE_BYTES)  # so that its head holds a whole value
         for stream in self.streams:
@@ -98,14 +81,6 @@ class Command:
         else:
             with contextlib.suppress(OSError):
                 os.write(self.orders_fd, cause.encode())
-
-    def send_signal(self, number: int) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self.orders_fd, b"#%d" % number)
-
-
-def resize(fd: int, size: list[int]) -> None:
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", int(size[0]), int(size[1]), 0, 0))
 
 
 def _in_child(run: Any) -> NoReturn:
@@ -136,7 +111,7 @@ def _supervise(order: dict[str, Any], theirs: dict[int, int], orders: int, ended
     poll.register(orders, select.POLLIN)
     while seen.status is None:
         if any(fd == orders for fd, _ in poll.poll(seen.wait_s * 1000)):
-            _obey(seen, os.read(orders, 64).decode())
+            seen.end(os.read(orders, 64).decode())
         seen.tick()
     if seen.cause:
         seen.end(seen.cause)  # what it had forked meanwhile
@@ -153,26 +128,13 @@ def _supervise(order: dict[str, Any], theirs: dict[int, int], orders: int, ended
     os._exit(0)
 
 
-def _obey(seen: watch.Watch, order: str) -> None:
-    if order.startswith("#"):
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            os.killpg(seen.pid, int(order[1:]))
-    else:
-        seen.end(order)
-
-
 def _become(order: dict[str, Any], theirs: dict[int, int]) -> None:
     """This process turns into the program, or into the called function."""
-    watch.die_with_parent()
     os.setsid()
     placed = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for number, fd in theirs.items()}
     for number, fd in placed.items():
         os.dup2(fd, number)
-    if order.get("tty"):
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     _close_all_but(set(theirs))
-    for name, (soft, hard) in order.get("rlimits", {}).items():
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (soft, hard))
     for number in range(1, signal.NSIG):
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
@@ -181,6 +143,7 @@ def _become(order: dict[str, Any], theirs: dict[int, int]) -> None:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+    watch.die_with_parent()  # here, since a change of user takes it back
     watch.allow_no_new_privileges()
     with contextlib.suppress(OSError):  # where memory runs out, this is to be ended, and not what watches it
         with open("/proc/self/oom_score_adj", "w") as file:

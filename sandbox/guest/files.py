@@ -1,9 +1,8 @@
-"""Files of the box for the host: read, write, list. Paths are resolved here, inside, where no link leads to the host."""
+"""Files of the box for the host: read and write. Paths are resolved here, inside, where no link leads to the host."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 from typing import Any
@@ -48,26 +47,6 @@ def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]
     finally:
         os.close(fd)
     return {}, b""
-
-
-def entries(order: dict[str, Any]) -> tuple[bool, bytes]:
-    """Whether there are more than fit, and lines of JSON: name, kind, size of what is in a folder."""
-    lines, size = [], 0
-    with os.scandir(order["path"]) as scan:
-        for entry in scan:
-            with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                lines.append(json.dumps([entry.name, _kind(status.st_mode), status.st_size]).encode())
-                size += len(lines[-1]) + 1
-                if size > READ_BYTES:
-                    return True, b"\n".join(sorted(lines[:-1]))
-    return False, b"\n".join(sorted(lines))
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "folder"
-    return "file" if stat.S_ISREG(mode) else "link" if stat.S_ISLNK(mode) else "other"
 
 
 def empty(folder: str) -> None:

@@ -15,7 +15,7 @@ MAX_PAYLOAD_BYTES = 1 << 20  # files and output are sent in pieces
 _LENGTHS = struct.Struct("<II")
 
 
-class FrameError(Exception):
+class FrameError(ValueError):
     """The other side sent what is no frame."""
 
 

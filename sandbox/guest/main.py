@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import selectors
 import signal
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,15 +25,13 @@ from sandbox.guest.capture import read_some
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES, Decoder, FrameError, encode
 
 HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
-INPUT_BYTES = 1 << 20  # of unread input of an interactive command
 NOTHING_USED = {"wall_s": 0.0, "cpu_s": 0.0, "max_rss_bytes": 0}
 KEPT = 256  # commands that run, or have finished and were not ordered to be forgotten
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--listen", type=int, help="descriptor of a listening socket")
-    parser.add_argument("--device", help="a character device that is the only connection")
+    parser.add_argument("--listen", type=int, required=True, help="descriptor of a listening socket")
     parser.add_argument("--stateless", action="store_true")
     parser.add_argument(
         "--scratch", action="append", default=[], help="folder to empty between the commands of a stateless box"
@@ -43,12 +44,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     agent = Agent(arguments.stateless, arguments.scratch)
-    if arguments.device:
-        agent.connect(os.open(arguments.device, os.O_RDWR | os.O_CLOEXEC))
-    elif arguments.listen is not None:
-        agent.listen(arguments.listen)
-    else:
-        agent.connect(0, 1)
+    agent.listen(arguments.listen)
     agent.run()
 
 
@@ -60,10 +56,9 @@ class Agent:
         self.selector = selectors.DefaultSelector()
         self.commands: dict[int, command.Command] = {}
         self.stdin: dict[int, int] = {}  # descriptors of what was sent for a command that has not begun
-        self.peer: tuple[int, int] | None = None  # to read from, to write to
+        self.peer: int | None = None  # the connection's socket
         self.decoder = Decoder()
         self.unsent = bytearray()
-        self.ends_with_peer = False
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
         self.watch_children()
 
@@ -83,36 +78,26 @@ class Agent:
 
         def accept() -> None:
             with contextlib.suppress(BlockingIOError):
-                connection, _ = listener.accept()
-                fd = connection.detach()
-                self.connect(fd)
+                self.connect(listener.accept()[0].detach())
 
         self.selector.register(listener, selectors.EVENT_READ, accept)
 
-    def connect(self, reads: int, writes: int | None = None) -> None:
+    def connect(self, peer: int) -> None:
         """The newest connection is the one that counts."""
         self.disconnect()
-        self.peer = (reads, reads if writes is None else writes)
-        self.ends_with_peer = writes is not None
+        self.peer = peer
         self.decoder = Decoder()
-        self.unsent = bytearray()
-        for fd in self.peer:
-            os.set_blocking(fd, False)
-            os.set_inheritable(fd, False)
-        self.selector.register(reads, selectors.EVENT_READ, self.receive)
+        os.set_blocking(peer, False)
+        self.selector.register(peer, selectors.EVENT_READ, self.receive)
 
     def disconnect(self) -> None:
         if self.peer is None:
             return
-        for fd in {*self.peer}:
-            with contextlib.suppress(KeyError):
-                self.selector.unregister(fd)
-            os.close(fd)
+        self.selector.unregister(self.peer)
+        os.close(self.peer)
         self.peer = None
         self.unsent.clear()
         self.release()  # nobody is there to be overtaken
-        if self.ends_with_peer:
-            os._exit(0)
 
     def run(self) -> None:
         while True:
@@ -137,7 +122,7 @@ class Agent:
 
     def receive(self) -> None:
         assert self.peer is not None
-        data = read_some(self.peer[0])
+        data = read_some(self.peer)
         if data is None:
             return
         if not data:
@@ -157,28 +142,18 @@ class Agent:
     def flush(self) -> None:
         if self.peer is None:
             return
-        reads, writes = self.peer
         try:
             while self.unsent:
-                del self.unsent[: os.write(writes, self.unsent[:MAX_PAYLOAD_BYTES])]
+                del self.unsent[: os.write(self.peer, self.unsent[:MAX_PAYLOAD_BYTES])]
         except BlockingIOError:
             pass
         except OSError:
             self.disconnect()
             return
-        self.await_room(reads, writes)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)  # wakes us when the peer takes more
+        self.selector.modify(self.peer, events, self.exchange)
         if len(self.unsent) < HIGH_WATER_BYTES:
             self.release()
-
-    def await_room(self, reads: int, writes: int) -> None:
-        """Has the selector wake us when the peer takes more, as long as there is something to send."""
-        if reads == writes:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
-            self.selector.modify(reads, events, self.exchange)
-        elif self.unsent and writes not in self.selector.get_map():
-            self.selector.register(writes, selectors.EVENT_WRITE, self.flush)
-        elif not self.unsent and writes in self.selector.get_map():
-            self.selector.unregister(writes)
 
     def release(self) -> None:
         for fd, running in self.held.items():
@@ -241,28 +216,6 @@ class Agent:
         _write_all(self.stdin[number], payload)
         self.send({"id": number, "type": "done"})
 
-    def write_input(self, order: dict[str, Any], payload: bytes) -> None:
-        running = self.commands[int(order["id"])]
-        if running.input is None:
-            raise ValueError(f"command {running.number} takes no input")
-        os.set_blocking(running.input, False)
-        _write_all(running.input, payload)
-        if order.get("last") and running.input not in running.readers:
-            os.close(running.input)
-            running.input = None
-
-    def end(self, order: dict[str, Any], payload: bytes) -> None:
-        running = self.commands[int(order["id"])]
-        if order.get("signal"):
-            running.send_signal(int(order["signal"]))
-        else:
-            running.end("killed")
-
-    def resize(self, order: dict[str, Any], payload: bytes) -> None:
-        running = self.commands[int(order["id"])]
-        assert running.input is not None
-        command.resize(running.input, order["size"])
-
     def recall(self, order: dict[str, Any], payload: bytes) -> None:
         """What became of a command: its end again if it has ended, later if it runs, `unknown` if it never began here."""
         number = int(order["id"])
@@ -287,23 +240,14 @@ class Agent:
             files.write(order, payload)
         self.send({"id": order["id"], "type": "done"})
 
-    def list_folder(self, order: dict[str, Any], payload: bytes) -> None:
-        with watch.acting_as(order.get("user")):
-            more, data = files.entries(order)
-        self.send({"id": order["id"], "type": "done", "more": more}, data)
-
     ORDERS: ClassVar[dict[str, Callable[[Agent, dict[str, Any], bytes], None]]] = {
         "exec": start,
         "call": start,
         "stdin": keep_stdin,
-        "input": write_input,
-        "end": end,
-        "resize": resize,
         "recall": recall,
         "ping": ping,
         "read": read_file,
         "write": write_file,
-        "list": list_folder,
     }
 
     # commands
@@ -321,7 +265,10 @@ class Agent:
             return
         if running.facts is not None:
             return  # what a process that was left behind still writes
-        stream = running.readers[fd]
+        self.note(running, running.readers[fd], data)
+
+    def note(self, running: command.Command, stream: int, data: bytes) -> None:
+        """Keeps a piece of output, and hands it on where somebody watches."""
         running.streams[stream].add(data)
         if running.live and stream != 3:
             self.send({"id": running.number, "type": "output", "stream": stream}, data)
@@ -331,8 +278,6 @@ class Agent:
     def close_reader(self, running: command.Command, fd: int) -> None:
         if self.held.pop(fd, None) is None:
             self.selector.unregister(fd)
-        if running.input == fd:
-            running.input = None
         del running.readers[fd]
         os.close(fd)
 
@@ -372,19 +317,14 @@ class Agent:
             self.reap()
 
     def finish(self, running: command.Command, facts: dict[str, Any]) -> None:
-        for fd in list(running.readers):
-            while fd in running.readers and self.take(running, fd):
-                pass
+        for fd in list(running.readers):  # what is there by now; a process that was left behind may write for ever
+            left = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+            if data := _read_all(fd, int.from_bytes(left, sys.byteorder)):
+                self.note(running, running.readers[fd], data)
         running.facts = facts
         self.selector.unregister(running.ended_fd)
         os.close(running.ended_fd)
         self.report(running)
-
-    def take(self, running: command.Command, fd: int) -> bool:
-        """Reads what is left of a stream; whether there was something."""
-        before = running.num_bytes
-        self.drain(running, fd)
-        return running.num_bytes > before
 
     def report(self, running: command.Command) -> None:
         assert running.facts is not None
@@ -396,6 +336,14 @@ class Agent:
                     piece = data[start : start + MAX_PAYLOAD_BYTES]
                     self.send({"id": running.number, "type": "kept", "stream": stream, "part": part}, piece)
         self.send({"id": running.number, "type": "done", "num_bytes": sizes, **running.facts})
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    """So many bytes, which are there to be read."""
+    data = b""
+    while len(data) < size:
+        data += os.read(fd, size - len(data))
+    return data
 
 
 def _write_all(fd: int, data: bytes) -> None:

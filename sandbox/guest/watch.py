@@ -1,4 +1,4 @@
-"""Watches one command: its limits on time and memory of processes, what it used, and the end of everything that it started.
+"""Watches one command: its limits on time, what it used, whether the disk was full, and the end of everything that it started.
 
 A command's processes are the descendants of the process that watches it: that one is their subreaper, so whatever they fork,
 in sessions of their own or not, stays below it. It does not hold in a stateless box, where the agent itself watches and ends

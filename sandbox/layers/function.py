@@ -1,4 +1,4 @@
-"""The function layer: bubblewrap around the host's own Python. No root, no daemon, no image; it starts in milliseconds.
+"""The function layer: bubblewrap around the host's own Python. No root, no daemon, no image.
 
 It does not protect against: holes in the kernel, which it shares with the host (user namespaces included); side channels;
 a reader of what every user of the host may read below /usr. Where it is not started by root there are no control groups, so
