@@ -217,10 +217,10 @@ def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
         log.event("failed", error=str(error), **_what_next(specialist))
         return 1
     except Exception as error:  # the user's mistake, or ours: `main` tells which
-        ours = not isinstance(error, UserError)
-        untrained = not specialist.progress.global_step  # then nothing is kept that another run would not do again
-        what_next = {"kept": None, "resume": None} if untrained and not ours else _what_next(specialist)
-        log.event("failed", error=repr(error) if ours else str(error), **what_next)
+        theirs = isinstance(error, UserError)
+        in_vain = theirs and not specialist.progress.global_step  # it would come to the same, and nothing would be lost
+        what_next = {"kept": None, "resume": None} if in_vain else _what_next(specialist)
+        log.event("failed", error=str(error) if theirs else repr(error), **what_next)
         raise
     return 0
 
