@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rl.trajectory import Trajectory
     from rl.workers import EngineSpec, TrainerFacts, TrainerSpec
 
+LOOK_S = 0.5  # between two looks at whether a new worker's node still lives
 Note: TypeAlias = Callable[[str, Mapping[str, Any]], None]  # gets what happened to workers: an event's name and fields
 
 
@@ -145,19 +146,28 @@ class Revivable:
         while True:
             ray.kill(actor)  # one that is out of reach, not dead, would keep its place
             await self._place.settle(None)
-            actor = self._start()
+            actor, node = self._start(), self._place.node
+            bringing = asyncio.create_task(self._bring(actor))
             try:
-                await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
-                if self.prepare is not None:
-                    await self.prepare(actor)
-                if self._place.stands():  # else it began on a node that was dying, and Ray has put it where another one is
+                while not (await asyncio.wait([bringing], timeout=LOOK_S))[0] and self._place.stands_on(node):
+                    pass
+                if self._place.stands_on(node):
+                    await bringing
                     break
             except (WorkerLostError, TimeoutError) as again:
-                if self._place.node in node_names():
+                if self._place.stands_on(node):
                     self._count(again)
+            finally:  # it began on a node that was dying: what Ray makes of it may take long, or be where another one is
+                bringing.cancel()
+                await asyncio.gather(bringing, return_exceptions=True)
         self._actor, self.absence = actor, None
-        node = node_names().get(self._place.node, self._place.node)
-        self._note("worker_restarted", {"worker": self.name, "error": str(error), "node": node})
+        self._note("worker_restarted", {"worker": self.name, "error": str(error), "node": node_names().get(node, node)})
+
+    async def _bring(self, actor: Any) -> None:
+        """Returns when a new actor is where the old one was."""
+        await answer(actor.__ray_ready__.remote(), self.timeout_s, f"{self.name} to start again")
+        if self.prepare is not None:
+            await self.prepare(actor)
 
     def _count(self, error: Exception) -> None:
         if self._num_restarts == self._max_restarts:

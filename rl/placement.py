@@ -146,6 +146,10 @@ class Place:
         self.node = self._found()
         return self.node in node_names() and self.node not in self._taken()
 
+    def stands_on(self, node: str) -> bool:
+        """Whether it does so on this node still."""
+        return self.stands() and self.node == node
+
     def _found(self) -> str:
         """The node that Ray found for the group; nothing while it looks."""
         table = placement_group_table(self._group)
