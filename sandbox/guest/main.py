@@ -1,4 +1,4 @@
-"""The agent's loop: takes orders in frames from its newest connection, runs commands, and answers.
+"""The agent's loop: takes orders in frames, runs commands, and answers. Its newest connection counts, or the one stream it has.
 
 It outlives its connections: a command goes on while nobody is connected, and what a finished one came to is kept until it is
 forgotten by order, so that a host which comes back learns of it. In a stateless box one command runs at a time, and after it
@@ -12,9 +12,11 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import selectors
 import signal
 import socket
+import stat
 import sys
 import termios
 from collections.abc import Callable
@@ -22,16 +24,19 @@ from typing import Any, ClassVar
 
 from sandbox.guest import command, files, watch
 from sandbox.guest.capture import read_some
-from sandbox.guest.frames import MAX_PAYLOAD_BYTES, Decoder, FrameError, encode
+from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
 
 HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
 NOTHING_USED = {"wall_s": 0.0, "cpu_s": 0.0, "max_rss_bytes": 0}
 KEPT = 256  # commands that run, or have finished and were not ordered to be forgotten
+ABSENT_S = 0.01  # between two looks whether somebody has opened the other side of a stream that is a device
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--listen", type=int, required=True, help="descriptor of a listening socket")
+    ways = parser.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--listen", type=int, help="descriptor of a listening socket")
+    ways.add_argument("--stream", help="in its place: two descriptors `IN,OUT`, or one, or the path of a device")
     parser.add_argument("--stateless", action="store_true")
     parser.add_argument(
         "--scratch", action="append", default=[], help="folder to empty between the commands of a stateless box"
@@ -39,12 +44,16 @@ def main() -> None:
     arguments = parser.parse_args()
     watch.hide_from_peers()
     watch.become_subreaper()
-    watch.die_with_parent()  # whoever keeps the box on the host; a machine's first process has none
+    if arguments.listen is not None:
+        watch.die_with_parent()  # whoever keeps the box on the host; where there is a stream, its end says so
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     agent = Agent(arguments.stateless, arguments.scratch)
-    agent.listen(arguments.listen)
+    if arguments.listen is not None:
+        agent.listen(arguments.listen)
+    else:
+        agent.attach(*_descriptors(arguments.stream))
     agent.run()
 
 
@@ -56,9 +65,12 @@ class Agent:
         self.selector = selectors.DefaultSelector()
         self.commands: dict[int, command.Command] = {}
         self.stdin: dict[int, int] = {}  # descriptors of what was sent for a command that has not begun
-        self.peer: int | None = None  # the connection's socket
+        self.peer: int | None = None  # what is read: the connection's socket, or the stream
+        self.sink = -1  # what is written: the same one, but for a stream of two pipes
+        self.is_stream = self.attended = False  # a stream's other side says when it has a client and when not
+        self.absent: int | None = None  # a stream that nobody has opened on its other side
         self.decoder = Decoder()
-        self.unsent = bytearray()
+        self.unsent = Outbox()
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
         self.watch_children()
 
@@ -85,23 +97,51 @@ class Agent:
     def connect(self, peer: int) -> None:
         """The newest connection is the one that counts."""
         self.disconnect()
-        self.peer = peer
-        self.decoder = Decoder()
-        os.set_blocking(peer, False)
-        self.selector.register(peer, selectors.EVENT_READ, self.receive)
+        self.attended = True
+        self.take(peer, peer)
+
+    def attach(self, reads: int, writes: int) -> None:
+        """The one stream that it has as long as it lives, whoever is at its other end; nobody is until `hello`."""
+        self.is_stream = True
+        self.take(reads, writes)
+
+    def take(self, peer: int, sink: int) -> None:
+        self.peer, self.sink = peer, sink
+        self.decoder, self.unsent = Decoder(), Outbox()
+        for fd in (peer, sink):
+            os.set_blocking(fd, False)
+        self.selector.register(peer, selectors.EVENT_READ, self.exchange)
 
     def disconnect(self) -> None:
         if self.peer is None:
             return
-        self.selector.unregister(self.peer)
-        os.close(self.peer)
-        self.peer = None
-        self.unsent.clear()
+        if self.is_stream and not stat.S_ISCHR(os.fstat(self.peer).st_mode):
+            sys.exit()  # the other side is gone for ever, and the box with it
+        for fd in {self.peer, self.sink} & set(self.selector.get_map()):
+            self.selector.unregister(fd)
+        if self.is_stream:
+            self.absent = self.peer
+        else:
+            os.close(self.peer)
+        self.peer, self.attended, self.unsent = None, False, Outbox()
         self.release()  # nobody is there to be overtaken
+
+    def look_for_peer(self) -> None:
+        """A device tells of nobody at its other end as it tells of an end, again and again; so it is asked now and then."""
+        assert self.absent is not None
+        poll = select.poll()
+        poll.register(self.absent, select.POLLIN)
+        if not any(events & select.POLLHUP for _, events in poll.poll(0)):
+            self.take(self.absent, self.absent)
+            self.absent = None
 
     def run(self) -> None:
         while True:
             waits = [c.watch.wait_s for c in self.commands.values() if c.watch is not None and c.facts is None]
+            if self.absent is not None:
+                self.look_for_peer()
+            if self.absent is not None:
+                waits.append(ABSENT_S)
             for key, _ in self.selector.select(min(waits, default=None)):
                 now = self.selector.get_map().get(key.fd)
                 if now is not None and now.data is key.data:  # else one that was handled before it has closed it
@@ -128,32 +168,54 @@ class Agent:
         if not data:
             self.disconnect()
             return
-        try:
-            for header, payload in self.decoder.feed(data):
-                self.obey(header, payload)
-        except FrameError:
-            self.disconnect()
+        while True:
+            try:
+                for header, payload in self.decoder.feed(data):
+                    self.obey(header, payload)
+                return
+            except HeaderError:
+                if not self.is_stream:
+                    self.disconnect()
+                    return
+                self.post(CUT)  # one client's fault; the stream goes on with its next frame
+                data = b""
+            except FrameError:
+                self.disconnect()
+                return
 
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        if self.peer is not None:
-            self.unsent += encode(header, payload)
-            self.flush()
+        if self.attended:
+            self.post(encode(header, payload))
+
+    def post(self, frame: bytes) -> None:
+        self.unsent.add(frame)
+        self.flush()
 
     def flush(self) -> None:
         if self.peer is None:
             return
         try:
-            while self.unsent:
-                del self.unsent[: os.write(self.peer, self.unsent[:MAX_PAYLOAD_BYTES])]
+            self.unsent.write_to(self.sink)
         except BlockingIOError:
             pass
         except OSError:
             self.disconnect()
             return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)  # wakes us when the peer takes more
-        self.selector.modify(self.peer, events, self.exchange)
+        self.wake_for_room()
         if len(self.unsent) < HIGH_WATER_BYTES:
             self.release()
+
+    def wake_for_room(self) -> None:
+        """Has the selector tell when the other side takes more, while there is more."""
+        assert self.peer is not None
+        if self.sink == self.peer:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
+            self.selector.modify(self.peer, events, self.exchange)
+        elif (self.sink in self.selector.get_map()) != bool(self.unsent):
+            if self.unsent:
+                self.selector.register(self.sink, selectors.EVENT_WRITE, self.flush)
+            else:
+                self.selector.unregister(self.sink)
 
     def release(self) -> None:
         for fd, running in self.held.items():
@@ -227,6 +289,20 @@ class Agent:
         else:
             self.send({"id": number, "type": "running"})
 
+    def hello(self, order: dict[str, Any], payload: bytes) -> None:
+        """Over a stream: a client has come, for which nothing is meant of what is unsent."""
+        self.attend(True)
+        self.send({"id": order["id"], "type": "hello"})
+
+    def bye(self, order: dict[str, Any], payload: bytes) -> None:
+        """Over a stream: nobody is there any more."""
+        self.attend(False)
+
+    def attend(self, attended: bool) -> None:
+        self.attended = attended
+        self.unsent.drop()
+        self.flush()
+
     def ping(self, order: dict[str, Any], payload: bytes) -> None:
         self.send({"id": order.get("id"), "type": "done", "pid": os.getpid()})
 
@@ -245,6 +321,8 @@ class Agent:
         "call": start,
         "stdin": keep_stdin,
         "recall": recall,
+        "hello": hello,
+        "bye": bye,
         "ping": ping,
         "read": read_file,
         "write": write_file,
@@ -350,3 +428,16 @@ def _write_all(fd: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
+
+
+def _descriptors(stream: str) -> tuple[int, int]:
+    """What a stream is read from and written to, out of the way of the numbers that programs use."""
+    if "/" in stream:
+        fd = os.open(stream, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return fd, fd
+    given = [int(number) for number in stream.split(",")]
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in given]
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in given:
+        os.dup2(null, fd)
+    return moved[0], moved[-1]
