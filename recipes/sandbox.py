@@ -98,10 +98,11 @@ def _ps(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(boxes, indent=2))
         return 0
-    print(f"{'BOX':<28}{'LAYER':<12}{'IMAGE':<20}{'ENDS IN':<12}STATE")
+    print(f"{'BOX':<28}{'LAYER':<12}{'IMAGE':<20}{'ENDS IN':<12}{'STATE':<8}LABELS")
     for box in boxes:
         state = "lives" if box["alive"] else "dead"
-        print(f"{box['id']:<28}{box['layer']:<12}{box['image'] or '-':<20}{box['left_s']:<12.0f}{state}")
+        labels = ",".join(f"{key}={value}" for key, value in sorted(box["labels"].items()))
+        print(f"{box['id']:<28}{box['layer']:<12}{box['image'] or '-':<20}{box['left_s']:<12.0f}{state:<8}{labels}")
     return 0
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sandbox.agent import Agent
-from sandbox.cgroups import Cgroup, Counters
+from sandbox.cgroups import Counters
 from sandbox.commandlog import CommandChangedError, CommandLog, entry_of, facts_of, result_of
 from sandbox.errors import BoxLostError
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES
@@ -46,11 +46,8 @@ class Reach:
     """How a living box is reached: its agent, its group's counters, and who its commands run as (None: the agent's user)."""
 
     agent: Agent
-    cgroup: Cgroup | None
+    counters: Callable[[], Awaitable[Counters]]
     user: Sequence[int] | None
-
-    def counters(self) -> Counters:
-        return Counters() if self.cgroup is None else self.cgroup.counters()
 
 
 Act: TypeAlias = Callable[[Reach, int], Awaitable[tuple[dict[str, Any], bytes]]]  # with the call's number; facts and bytes
@@ -290,7 +287,7 @@ class Box:
         }  # fmt: skip
 
         async def run(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
-            kept, before = _Kept(limits.keep_bytes, on_output), reach.counters()
+            kept, before = _Kept(limits.keep_bytes, on_output), await reach.counters()
             numbered = {**order, "id": seq, "user": reach.user}
             try:
                 facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept))
@@ -298,7 +295,7 @@ class Box:
                 none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
                 return facts_of(none, b"")
             self._finished.append(seq)
-            return facts_of(_result(facts, kept, before, reach.counters()), kept.stream(3).head)
+            return facts_of(_result(facts, kept, before, await reach.counters()), kept.stream(3).head)
 
         return result_of(*await self._logged(order, stdin, run))
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from sandbox import mounts
 from sandbox.agent import Agent
 from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
+from sandbox.fair import Turns, label_of
 from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
 from sandbox.layers.base import Layer, Place, Running, listen
@@ -39,6 +40,7 @@ class Kept:
     """A living box: what it was asked to be, what runs, and until when."""
 
     spec: BoxSpec
+    labels: Mapping[str, str]
     place: Place
     running: Running
     until: float  # of time.monotonic()
@@ -52,7 +54,7 @@ class Keeper:
         self.layers: dict[LayerName, Layer] = {}
         self.owners: set[asyncio.StreamWriter] = set()
         self.alone_since = time.monotonic()
-        self._starting = asyncio.Semaphore(num_starting)  # so that a burst of requests does not starve those that are nearly up
+        self._starting = Turns(num_starting)  # so that a burst of requests does not starve those that are nearly up
         self._numbers = iter(range(1, 1 << 30))
         self._closing = asyncio.Event()
 
@@ -81,7 +83,7 @@ class Keeper:
             self.layers[name] = _open_layer(name, self.folder)
         return self.layers[name]
 
-    async def create(self, box_id: str, spec: BoxSpec, below: Sequence[Path] = ()) -> Kept:
+    async def create(self, box_id: str, spec: BoxSpec, labels: Mapping[str, str], below: Sequence[Path] = ()) -> Kept:
         if box_id in self.boxes:
             raise ValueError(f"box {box_id} is there already")
         number = next(self._numbers)
@@ -89,14 +91,14 @@ class Keeper:
         place.folder.mkdir(parents=True, mode=0o711)
         try:
             layer = self._layer(spec.layer)
-            async with self._starting:
+            async with self._starting.of(label_of(labels)):
                 running = await layer.start(spec, place, below)
                 await _answers(running, place)
         except BaseException:
             shutil.rmtree(place.folder, ignore_errors=True)
             raise
         ended = asyncio.create_task(running.wait())
-        kept = Kept(spec, place, running, time.monotonic() + spec.ttl_s, ended)
+        kept = Kept(spec, labels, place, running, time.monotonic() + spec.ttl_s, ended)
         self.boxes[box_id] = kept
         return kept
 
@@ -141,13 +143,16 @@ class Keeper:
     async def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         op: str = order["op"]
         if op == "create":
-            kept = await self.create(order["box"], spec_of(order["spec"]))
+            kept = await self.create(order["box"], spec_of(order["spec"]), order["labels"])
             return {"box": self._facts(kept)}
         if op == "destroy":
             await self.destroy(order["box"])
             return {}
         if op == "own":
             return {}
+        if op == "facts":
+            found = self.boxes.get(order["box"])
+            return {"box": None if found is None else self._facts(found)}
         if op == "list":
             return {"boxes": [self._facts(kept) for kept in self.boxes.values()]}
         if op == "close":
@@ -161,7 +166,7 @@ class Keeper:
             raise UnsupportedError(f"{op}: a box of the {kept.spec.layer} layer cannot; it can: {able}")
         said = await kept.running.act(op, order)
         if op == "fork":
-            await asyncio.gather(*(self.create(name, kept.spec, said["below"]) for name in order["names"]))
+            await asyncio.gather(*(self.create(name, kept.spec, kept.labels, said["below"]) for name in order["names"]))
             return {}
         if op == "rollback":
             await _answers(kept.running, kept.place)
@@ -178,6 +183,9 @@ class Keeper:
             "image": kept.spec.image,
             "left_s": kept.until - time.monotonic(),
             "alive": not kept.ended.done(),
+            "labels": dict(kept.labels),
+            "memory_bytes": kept.spec.limits.memory_bytes,
+            "num_pids": kept.spec.limits.num_pids,
         }
 
 

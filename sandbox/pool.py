@@ -13,6 +13,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from typing import Any
 from sandbox import gc
 from sandbox.agent import Agent
 from sandbox.box import Box, Reach
-from sandbox.cgroups import Cgroup
+from sandbox.cgroups import Cgroup, Counters
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
@@ -72,6 +73,11 @@ class Pool:
         Raises:
             BoxUnavailableError: it did not come up; with what it said.
         """
+        await self._open_keeper()
+        if self.log_folder is not None:
+            self._log = await asyncio.to_thread(CommandLog, self.log_folder)
+
+    async def _open_keeper(self) -> None:
         await asyncio.to_thread(gc.collect, self.folder.parents[1])
         self.folder.mkdir(parents=True, mode=0o711, exist_ok=True)
         try:
@@ -79,8 +85,6 @@ class Pool:
         except OSError:
             await self._start_keeper()
         await self.tell("own")
-        if self.log_folder is not None:
-            self._log = await asyncio.to_thread(CommandLog, self.log_folder)
 
     async def _start_keeper(self) -> None:
         words = [
@@ -112,14 +116,17 @@ class Pool:
         for box in self._boxes.values():
             box.close_connection()
         self._boxes.clear()
+        await self._close_keeper()
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+            self._log = None
+
+    async def _close_keeper(self) -> None:
         if self._keeper is not None:
             with contextlib.suppress(BoxLostError):  # it was killed, and its boxes with it
                 await self.tell("close")
             self._keeper.close()
             self._keeper = None
-        if self._log is not None:
-            await asyncio.to_thread(self._log.close)
-            self._log = None
         if self._process is not None:
             await asyncio.to_thread(self._process.wait, CLOSE_LIMIT_S)
 
@@ -133,8 +140,12 @@ class Pool:
         stateless: bool = False,
         ttl_s: float = 3600.0,
         name: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Box:
         """A new box; or the one of this name that an earlier owner of this pool has made, gone or not.
+
+        Args:
+            labels: for `polymath sandbox ps`; boxes that wait to be started take turns by the label `run`.
 
         Raises:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
@@ -143,7 +154,7 @@ class Pool:
         box_id = f"{self.name}-{name or secrets.token_hex(4)}"
         if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
             return box
-        facts = (await self.tell("create", box=box_id, spec=asdict(spec)))["box"]
+        facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=dict(labels or {})))["box"]
         return self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
 
     async def find(self, box_id: str, limits: Limits) -> Box:
@@ -166,14 +177,20 @@ class Pool:
         return None
 
     async def _facts(self, box_id: str) -> dict[str, Any] | None:
-        return next((facts for facts in (await self.tell("list"))["boxes"] if facts["id"] == box_id), None)
+        facts: dict[str, Any] | None = (await self.tell("facts", box=box_id))["box"]
+        return facts
 
     async def _reach(self, facts: dict[str, Any]) -> Reach:
         try:
             agent = await Agent.connect(Path(facts["socket"]))
         except (OSError, TimeoutError) as error:
             raise BoxUnavailableError(f"box {facts['id']} did not take a connection: {error}") from error
-        return Reach(agent, None if facts["cgroup"] is None else Cgroup(facts["cgroup"]), facts["user"])
+        group = None if facts["cgroup"] is None else Cgroup(facts["cgroup"])
+
+        async def counters() -> Counters:
+            return Counters() if group is None else group.counters()
+
+        return Reach(agent, counters, facts["user"])
 
     def _lend(self, box: Box) -> Box:
         self._boxes[box.box_id] = box

@@ -8,6 +8,21 @@ from enum import StrEnum
 MIN_MEMORY_BYTES = 32 << 20
 
 
+def lifetime(*, agent_s: float, verifier_s: float, start_s: float = 60.0) -> float:
+    """The `ttl_s` of a box that an agent works in until its deadline, and that a verifier then scores.
+
+    A box whose lifetime equals the agent's deadline is gone when it is scored, and a rollout that took all its time, which
+    may well be a right one, comes out as an infrastructure failure. `start_s`: what the box, and each of the two, may wait for.
+
+    >>> lifetime(agent_s=1800, verifier_s=300)
+    2160.0
+    """
+    for name, value in (("agent_s", agent_s), ("verifier_s", verifier_s), ("start_s", start_s)):
+        if value < 0:
+            raise ValueError(f"{name}: got {value}; it must be at least 0")
+    return agent_s + verifier_s + start_s
+
+
 class LayerName(StrEnum):
     """The four substrates, from the lightest to the strongest."""
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.blocking import BlockingPool
 from sandbox.images import Images
+from sandbox.pool import Pool
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
@@ -41,6 +43,14 @@ def test_what_ran_is_in_the_log_and_nothing_lives_on(tmp_path: Path) -> None:
     assert "\nhello\n" in line
     assert json.loads(polymath(tmp_path, "ps", "--json").stdout) == []
     assert polymath(tmp_path, "gc").stdout == b"0 pools that nobody keeps: nothing was left\n"
+
+
+def test_ps_shows_the_labels_of_boxes(tmp_path: Path) -> None:
+    with BlockingPool(Pool(folder=tmp_path)) as pool:
+        pool.create(labels={"run": "maths-3", "task": "17"})
+        lines = polymath(tmp_path, "ps").stdout.decode().splitlines()
+        assert lines[0].split()[-1] == "LABELS"
+        assert lines[1].split()[-2:] == ["lives", "run=maths-3,task=17"]
 
 
 def test_images_are_built_on_one_another_and_share_what_is_the_same(tmp_path: Path) -> None:
