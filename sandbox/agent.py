@@ -80,6 +80,11 @@ class Agent(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(encode(order, payload))
 
+    def tell(self, order: dict[str, Any]) -> None:
+        """Writes a frame whose answer nobody waits for."""
+        if self.broken is None and self._transport is not None:
+            self._transport.write(encode(order))
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
@@ -15,6 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sandbox.box import Box
 from sandbox.pool import Pool
+from sandbox.process import Process, Terminal
+from sandbox.result import Result
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +89,9 @@ class BlockingBox:
     python = _of_box(Box.python)
     read_file = _of_box(Box.read_file)
     write_file = _of_box(Box.write_file)
+    list_files = _of_box(Box.list_files)
+    upload = _of_box(Box.upload)
+    download = _of_box(Box.download)
     pause = _of_box(Box.pause)
     resume = _of_box(Box.resume)
     snapshot = _of_box(Box.snapshot)
@@ -93,5 +99,45 @@ class BlockingBox:
     diff = _of_box(Box.diff)
     commit = _of_box(Box.commit)
 
+    @functools.wraps(Box.start)
+    def start(self, *arguments: Any, **named: Any) -> BlockingProcess:
+        return BlockingProcess(self.pool, self.pool.wait(self.box.start(*arguments, **named)))
+
+    @functools.wraps(Box.terminal)
+    def terminal(self, *arguments: Any, **named: Any) -> BlockingTerminal:
+        return BlockingTerminal(self.pool, self.pool.wait(self.box.terminal(*arguments, **named)))
+
     def fork(self, count: int) -> list[BlockingBox]:
         return [BlockingBox(self.pool, box) for box in self.pool.wait(self.box.fork(count))]
+
+
+class BlockingProcess:
+    """A command in the background of a blocking box."""
+
+    def __init__(self, pool: BlockingPool, process: Process) -> None:
+        self.pool, self.process = pool, process
+
+    @property
+    def running(self) -> bool:
+        return self.process.running
+
+    def wait(self) -> Result:
+        return self.pool.wait(self.process.wait())
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.pool.wait(self.process.kill(number))
+
+
+class BlockingTerminal(BlockingProcess):
+    def __init__(self, pool: BlockingPool, terminal: Terminal) -> None:
+        super().__init__(pool, terminal)
+        self.terminal = terminal
+
+    def write(self, data: bytes) -> None:
+        self.pool.wait(self.terminal.write(data))
+
+    def read(self) -> bytes:
+        return self.pool.wait(self.terminal.read())
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.pool.wait(self.terminal.resize(rows, columns))

@@ -14,15 +14,18 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from sandbox import transfer
 from sandbox.agent import Agent
 from sandbox.cgroups import Counters
 from sandbox.commandlog import CommandChangedError, CommandLog, entry_of, facts_of, result_of
-from sandbox.errors import BoxLostError
+from sandbox.errors import BoxLostError, UnsupportedError
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES
+from sandbox.process import OnOutput, Process, Screen, Terminal
 from sandbox.result import Output, Result, Verdict
 from sandbox.spec import Limits
 
@@ -81,6 +84,7 @@ class Box:
         self._reach, self._log, self._keeper, self._came_back = reach, log, keeper, came_back
         self._seq = 0  # of the last call
         self._paused = False
+        self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
         self._finished = list[int]()  # commands whose answers the box need not keep any more
         self._requests = itertools.count(1 << 40)  # numbers of what is asked beside commands
 
@@ -91,29 +95,76 @@ class Box:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | None = None,
         wall_s: float | None = None,
-        on_output: Callable[[str, bytes], None] | None = None,
+        on_output: OnOutput | None = None,
     ) -> Result:
-        """Runs a command to its end: a string by `sh -c`, a sequence as it is.
+        """Runs a command to its end: a string by `sh -c`, a sequence as it is. If the call is cancelled, it is ended.
 
         Args:
             stdin: all that it can read. env: in addition to PATH, HOME and LANG. wall_s: in place of the box's limit.
+            user: a user of the box, by name or number, where its layer has more than one; else its usual one.
             on_output: gets "stdout" or "stderr" and each piece as it comes.
 
         Raises:
-            BoxLostError: the box ended, or stopped answering, meanwhile.
+            BoxLostError: the box ended, or stopped answering, meanwhile. ValueError: there is no such user.
         """
+        wall_s = self.limits.wall_s if wall_s is None else wall_s
+        order = self._order(command, env, cwd, user)
+        result, _ = await self._run(self._next(), order, stdin, wall_s, on_output)
+        return result
+
+    async def start(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        wall_s: float = math.inf,
+        on_output: OnOutput | None = None,
+    ) -> Process:
+        """Runs a command in the background, as `exec` does otherwise: as long as it, or the box, lives."""
+        number, order = self._next(), self._order(command, env, cwd, user)
+        return Process(number, self._begin(self._run(number, order, stdin, wall_s, on_output)), self._beside)
+
+    async def terminal(
+        self,
+        command: str | Sequence[str] = ("/bin/sh", "-i"),
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        wall_s: float = math.inf,
+    ) -> Terminal:
+        """Runs a command at a terminal. A client that comes back sees what it shows from then on."""
+        number, order = self._next(), self._order(command, {"TERM": "xterm-256color", **(env or {})}, cwd, user)
+        screen = Screen(self.limits.keep_bytes)
+        run = self._run(number, {**order, "tty": [rows, columns]}, b"", wall_s, screen.show)
+        return Terminal(number, self._begin(run), self._beside, screen)
+
+    def _order(
+        self, command: str | Sequence[str], env: Mapping[str, str] | None, cwd: str | None, user: str | None
+    ) -> dict[str, Any]:
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         if not argv:
             raise ValueError("command: got an empty sequence")
-        order = {
-            "op": "exec",
-            "argv": argv,
-            "env": {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})},
-            "cwd": cwd,
-        }
-        result, _ = await self._run(order, stdin, wall_s, on_output)
-        return result
+        if user is not None and self._reach is not None and self._reach.user is None:
+            raise UnsupportedError(f"user: got {user!r}; all commands of this box run as the same user")
+        full = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
+        return {"op": "exec", "argv": argv, "env": full, "cwd": cwd, **({} if user is None else {"user": user})}
+
+    def _begin(self, run: Coroutine[Any, Any, tuple[Result, bytes]]) -> asyncio.Task[Result]:
+        async def result() -> Result:
+            return (await run)[0]
+
+        task = asyncio.create_task(result())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def python(
         self, function: str | Callable[..., Any], *arguments: Any, source: str | None = None, wall_s: float | None = None
@@ -134,7 +185,8 @@ class Box:
             name = function
         json.dumps(arguments)  # raises here and not in a frame
         order = {"op": "call", "source": source, "function": name, "arguments": arguments, "cwd": None}
-        result, value = await self._run(order, b"", wall_s, None)
+        wall_s = self.limits.wall_s if wall_s is None else wall_s
+        result, value = await self._run(self._next(), order, b"", wall_s, None)
         if not result.ok:
             return Called(result)
         try:
@@ -161,7 +213,7 @@ class Box:
                     return {}, bytes(data)
 
         order = {"op": "read", "path": path}
-        facts, data = await self._logged(order | {"max_bytes": max_bytes}, b"", read)
+        facts, data = await self._logged(self._next(), order | {"max_bytes": max_bytes}, b"", read)
         if "error" in facts:
             raise ValueError(facts["error"])
         return data
@@ -179,7 +231,47 @@ class Box:
             return {}, b""
 
         order = {"op": "write", "path": path, "mode": mode}
-        await self._logged(order, data, write)
+        await self._logged(self._next(), order, data, write)
+
+    async def list_files(self, path: str) -> list[tuple[str, str, int]]:
+        """All that is below a folder: path in it, "file", "folder" or "other", and size in bytes.
+
+        Raises:
+            OSError: with the box's reason. ValueError: there are too many.
+        """
+
+        async def entries(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            found = list[tuple[str, str, int]]()
+            while True:
+                header, _ = await self._ask(reach, order | {"after": len(found)})
+                more = transfer.checked(header.get("entries"))
+                found += more
+                if not more:
+                    return {}, json.dumps(found).encode()
+                if len(found) > transfer.MAX_FILES:
+                    return {"error": f"{path}: has more than {transfer.MAX_FILES} files below it"}, b""
+
+        order = {"op": "list", "path": path}
+        facts, data = await self._logged(self._next(), order, b"", entries)
+        if "error" in facts:
+            raise ValueError(facts["error"])
+        return [(name, kind, size) for name, kind, size in json.loads(data)]
+
+    async def upload(self, source: Path, target: str) -> None:
+        """A file of this machine, or a folder with all that is below it, to a path of the box; modes are kept.
+
+        Raises:
+            OSError: of either side.
+        """
+        await transfer.upload(self, source, target)
+
+    async def download(self, source: str, target: Path, *, max_bytes: int = 1 << 30) -> None:
+        """A file of the box, or a folder, to a path of this machine; no links, no devices, at most `max_bytes` in all.
+
+        Raises:
+            OSError: of either side. ValueError: it is larger.
+        """
+        await transfer.download(self, source, target, max_bytes)
 
     async def pause(self) -> None:
         """Stops all of its processes where they are, until `resume` or the next call; a command's time goes on."""
@@ -227,17 +319,21 @@ class Box:
             self._paused = op == "pause"
             return {"changes": said.get("changes"), "name": more.get("snapshot"), "names": more.get("names")}, b""
 
-        facts, _ = await self._logged({"op": op, **words}, b"", act)
+        facts, _ = await self._logged(self._next(), {"op": op, **words}, b"", act)
         return facts
 
     def close_connection(self) -> None:
         if self._reach is not None:
             self._reach.agent.close()
 
-    async def _logged(self, order: dict[str, Any], payload: bytes, act: Act) -> tuple[Mapping[str, Any], bytes]:
-        """What `act` comes to, or has come to: recorded before it is given. The box's own errors are answers as well."""
+    def _next(self) -> int:
+        """The number of a new call."""
         self._seq += 1
-        seq, log = self._seq, self._log
+        return self._seq
+
+    async def _logged(self, seq: int, order: dict[str, Any], payload: bytes, act: Act) -> tuple[Mapping[str, Any], bytes]:
+        """What `act` comes to, or has come to: recorded before it is given. The box's own errors are answers as well."""
+        log = self._log
         entry = found = None
         if log is not None:
             entry, found = entry_of(self.box_id, seq, order, payload), log.find(self.box_id, seq)
@@ -262,6 +358,12 @@ class Box:
             await asyncio.wrap_future(log.finish(entry, facts, data))
         return _answered(facts), data
 
+    async def _beside(self, order: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
+        """What is asked of the agent without being a call of its own; of a box that is gone there is nothing to ask."""
+        if self._reach is None:
+            raise BoxLostError(f"box {self.box_id} is gone")
+        return (await self._ask(self._reach, order, payload))[0]
+
     async def _ask(self, reach: Reach, order: dict[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
         return await self._in_time(
             reach, self.limits.wall_s, reach.agent.ask({**order, "id": next(self._requests), "user": reach.user}, payload)
@@ -270,34 +372,39 @@ class Box:
     async def _in_time(self, reach: Reach, limit_s: float, asked: Awaitable[T]) -> T:
         """The agent's answer; an agent that gives none has lost its box, and that is not the box's own error."""
         try:
-            async with asyncio.timeout(limit_s + GRACE_S):
+            async with asyncio.timeout(None if limit_s == math.inf else limit_s + GRACE_S):
                 return await asked
         except TimeoutError:
             reach.agent.close()
             raise BoxLostError(f"box {self.box_id} did not answer {GRACE_S:.0f} s after its limit of {limit_s:g} s") from None
 
     async def _run(
-        self, order: dict[str, Any], stdin: bytes, wall_s: float | None, on_output: Callable[[str, bytes], None] | None
+        self, seq: int, order: dict[str, Any], stdin: bytes, wall_s: float, on_output: OnOutput | None
     ) -> tuple[Result, bytes]:
         limits = self.limits
-        wall_s = limits.wall_s if wall_s is None else wall_s
         order |= {
-            "wall_s": wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp", "live": on_output is not None,
-            "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,
+            "wall_s": None if wall_s == math.inf else wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp",
+            "live": on_output is not None, "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,
         }  # fmt: skip
 
         async def run(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
             kept, before = _Kept(limits.keep_bytes, on_output), await reach.counters()
-            numbered = {**order, "id": seq, "user": reach.user}
+            numbered = {"user": reach.user, **order, "id": seq}
             try:
                 facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept))
             except BlockingIOError:  # not even the agent's own process could be started
                 none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
                 return facts_of(none, b"")
+            except asyncio.CancelledError:
+                reach.agent.tell({"op": "end", "id": next(self._requests), "command": seq})
+                raise
+            result = _result(facts, kept, before, await reach.counters())
+            if result.verdict in (Verdict.PIDS_LIMIT, Verdict.OUT_OF_MEMORY):  # what it started goes on at the limit
+                await self._ask(reach, {"op": "end", "command": seq})
             self._finished.append(seq)
-            return facts_of(_result(facts, kept, before, await reach.counters()), kept.stream(3).head)
+            return facts_of(result, kept.stream(3).head)
 
-        return result_of(*await self._logged(order, stdin, run))
+        return result_of(*await self._logged(seq, order, stdin, run))
 
     async def _begin_or_recall(self, agent: Agent, order: dict[str, Any], stdin: bytes, kept: _Kept) -> Mapping[str, Any]:
         """Runs the command, unless this box has begun it already for a client that died."""
@@ -324,7 +431,7 @@ def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:
 class _Kept:
     """Collects a command's frames; holds no more than was asked for."""
 
-    def __init__(self, keep_bytes: int, on_output: Callable[[str, bytes], None] | None) -> None:
+    def __init__(self, keep_bytes: int, on_output: OnOutput | None) -> None:
         self._on_output = on_output
         self._parts: dict[tuple[int, str], bytearray] = {}
         self._left = 2 * (keep_bytes + 1) + (16 << 20)

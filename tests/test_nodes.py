@@ -173,7 +173,9 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
             print(told.read_text()[-4000:])  # pytest shows it where a test fails
         logs = Path(cluster.head_node.get_logs_dir_path())
         for line in (logs / "gcs_server.out").read_text().splitlines():  # what Ray has thought of its nodes and actors
-            if re.search("Node is dead|Registering new node|(rea|reschedul)\\w+ placement group|Finished creating|Failed", line):
+            if re.search(
+                "Node is dead|Registering new node|(rea|reschedul)\\w+ placement group|Finished creating|Failed", line
+            ):
                 print(line[:200])
         cluster.shutdown()
     try:

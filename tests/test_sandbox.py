@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 from sandbox import box as box_module
 from sandbox import gc
-from sandbox.blocking import BlockingBox, BlockingPool
+from sandbox.blocking import BlockingBox, BlockingPool, BlockingTerminal
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.images import Images
@@ -208,9 +209,18 @@ def test_a_fork_bomb_is_contained(box: BlockingBox) -> None:
     still_works(box)
 
 
+def test_what_ended_at_the_limit_of_processes_leaves_none(box: BlockingBox) -> None:
+    result = box.exec("for i in $(seq 60); do sleep 100 & done")
+    assert not result.ok
+    if os.geteuid() == 0:
+        assert result.verdict is Verdict.PIDS_LIMIT
+        assert box.exec("pgrep sleep").exit_code == 1
+
+
 def test_a_box_with_all_the_processes_that_it_may_have_says_so(pool: BlockingPool, layer: dict[str, Any]) -> None:
     box = pool.create(**layer, limits=SMALL)
-    box.exec("for i in $(seq 60); do sleep 100 & done")
+    fill = "import os, time\ntry:\n while os.fork(): pass\nexcept BlockingIOError: os._exit(0)\ntime.sleep(100)"
+    assert box.exec(["python3", "-c", fill]).ok
     if os.geteuid() == 0:
         result = box.exec("true")
         assert result.verdict is Verdict.PIDS_LIMIT
@@ -270,7 +280,7 @@ def test_files_go_in_and_out(box: BlockingBox) -> None:
 
 def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) -> None:
     start = time.monotonic()
-    result = box.exec("setsid sleep 50 & kill -9 $PPID || { pkill sleep; exit 7; }; sleep 50", wall_s=20)
+    result = box.exec("setsid sleep 50 & until pgrep sleep; do :; done; kill -9 $PPID || { pkill sleep; exit 7; }; sleep 50", wall_s=20)
     assert not result.ok
     assert time.monotonic() - start < LATE_S
     assert box.exec("pgrep sleep").exit_code == 1
@@ -459,3 +469,134 @@ def test_a_layer_that_cannot_says_what_it_can(pool: BlockingPool) -> None:
     with pytest.raises(UnsupportedError, match="snapshot: a box of the function layer cannot; it can: "):
         box.snapshot()
     still_works(box)
+
+
+def test_a_command_in_the_background_goes_on_is_signalled_and_ended(box: BlockingBox) -> None:
+    pieces = list[bytes]()
+    server = box.start(
+        "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done", on_output=lambda _, p: pieces.append(p)
+    )
+    assert box.exec("echo beside").stdout.text == "beside\n"
+    deadline = time.monotonic() + LATE_S
+    while not pieces:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert server.running
+    server.kill(signal.SIGTERM)
+    result = server.wait()
+    assert (result.verdict, result.exit_code, result.stdout.text) == (Verdict.NONZERO, 3, "up\nbye\n")
+    server.kill()  # of what has ended
+    hard = box.start("trap '' TERM INT; (setsid sleep 100 &); while :; do sleep 1; done")
+    hard.kill()
+    assert (hard.wait().verdict, hard.wait().signal) == (Verdict.SIGNAL, signal.SIGKILL)
+    left = box.start("setsid sleep 100 & echo started")
+    assert left.wait().ok
+    left.kill()  # what it has left behind
+    assert box.exec("pgrep sleep").exit_code == 1
+
+
+def test_a_call_that_is_cancelled_is_ended(pool: BlockingPool, box: BlockingBox) -> None:
+    async def cancelled() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await box.box.exec("setsid sleep 100 & sleep 100")
+
+    pool.wait(cancelled())
+    deadline = time.monotonic() + LATE_S
+    while box.exec("pgrep sleep").ok:
+        assert time.monotonic() < deadline
+
+
+def until(terminal: BlockingTerminal, text: bytes) -> bytes:
+    """What a terminal shows up to this text."""
+    shown = b""
+    while text not in shown:
+        piece = terminal.read()
+        assert piece, shown
+        shown += piece
+    return shown
+
+
+def test_a_terminal_is_one(box: BlockingBox) -> None:
+    terminal = box.terminal(["/bin/sh", "-i"], rows=30, columns=100, env={"PS1": "> "})
+    until(terminal, b"> ")
+    terminal.write(b"stty size; tty; test -t 0 -a -t 1 -a -t 2 && echo th'r'ee\n")
+    shown = until(terminal, b"three\r\n")
+    assert b"30 100\r\n/dev/pts/" in shown
+    terminal.resize(40, 132)
+    terminal.write(b"stty size\n")
+    until(terminal, b"40 132\r\n")
+    terminal.write(b"sleep 100\n")
+    until(terminal, b"sleep 100\r\n")
+    time.sleep(0.2)
+    terminal.write(b"\x03")
+    until(terminal, b"> ")
+    terminal.write(b"cat > /dev/null\n" + (b"x" * 1000 + b"\n") * 1000 + b"\x04exit 5\n")  # more than it takes at once
+    while terminal.read():
+        pass
+    assert terminal.wait().exit_code == 5
+    terminal.write(b"nobody reads this")
+
+
+def test_a_closed_terminal_takes_its_processes_along(box: BlockingBox) -> None:
+    terminal = box.terminal("sleep 100")
+    terminal.kill()
+    assert terminal.wait().signal == signal.SIGKILL
+    assert terminal.read() == b""
+
+
+def test_folders_go_in_and_out(box: BlockingBox, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "run.sh").write_text("#!/bin/sh\necho ran\n")
+    (source / "run.sh").chmod(0o755)
+    (source / "deep" / "er" / "data").write_bytes(bytes(range(256)))
+    (source / "link").symlink_to("/etc/passwd")
+    box.upload(source, "/tmp/up")
+    assert box.exec("/tmp/up/run.sh; ls /tmp/up").stdout.text == "ran\ndeep\nrun.sh\n"
+    box.exec("cd /tmp/up; ln -s /etc/shadow shadow; mkfifo pipe; mkdir empty; seq 2000 | xargs -I@ touch deep/@")
+    assert len(box.list_files("/tmp/up")) == 2000 + 7
+    box.exec("rm /tmp/up/deep/?*[0-9]")
+    target = tmp_path / "target"
+    box.download("/tmp/up", target)
+    found = {str(path.relative_to(target)) for path in target.rglob("*")}
+    assert found == {"deep", "deep/er", "deep/er/data", "empty", "run.sh", *(f"deep/{i}" for i in range(1, 10))}
+    assert (target / "deep" / "er" / "data").read_bytes() == bytes(range(256))
+    box.download("/tmp/up/run.sh", tmp_path / "one.sh")
+    assert (tmp_path / "one.sh").read_text().startswith("#!/bin/sh")
+    with pytest.raises(ValueError, match="raise max_bytes"):
+        box.download("/tmp/up", tmp_path / "small", max_bytes=100)
+    with pytest.raises(FileNotFoundError):
+        box.download("/no/such", tmp_path / "none")
+    (target / "run.sh").unlink()
+    (target / "run.sh").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="symbolic link"):
+        box.download("/tmp/up", target)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_commands_run_as_the_user_that_is_asked_for(box: BlockingBox, layer: dict[str, Any]) -> None:
+    if layer["layer"] == "function":
+        with pytest.raises(UnsupportedError, match="user: got 'root'"):
+            box.exec("id", user="root")
+        return
+    assert box.exec("id -u").stdout.text == "1000\n"
+    assert box.exec("id -un; id -gn", user="daemon").stdout.text == "daemon\ndaemon\n"
+    with pytest.raises(ValueError, match="user: got 'nobody-here'"):
+        box.exec("id", user="nobody-here")
+    box.write_file("/tmp/mine", b"")
+    assert box.exec("chown daemon /tmp/mine && rm -f /tmp/theirs", user="root").ok
+    assert not box.exec("kill -9 1; echo x > /proc/1/mem", user="root").ok
+    still_works(box)
+
+
+def test_a_box_takes_more_commands_than_it_may_have_files_open(box: BlockingBox) -> None:
+    async def many() -> None:
+        for _ in range(60):
+            await asyncio.gather(*(box.box.exec(["true"]) for _ in range(3)))
+
+    agent = _agent_of(box)
+    box.exec("true")
+    before = len(os.listdir(f"/proc/{agent}/fd"))
+    box.pool.wait(many())
+    assert len(os.listdir(f"/proc/{agent}/fd")) <= before + 2

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import stat
 from typing import Any
 
 READ_BYTES = 1 << 20
+LISTED, LISTED_BYTES = 1000, 32 << 10  # entries of one answer, and what their names may have
 
 
 def read(order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -47,6 +49,36 @@ def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]
     finally:
         os.close(fd)
     return {}, b""
+
+
+def entries(folder: str, after: int) -> list[list[Any]]:
+    """The next LISTED of all that is below a folder, after so many: path in it, "file", "folder" or "other", and size."""
+    os.scandir(folder).close()  # os.walk says nothing of a folder that is not there
+    found: list[list[Any]] = []
+    number = num_bytes = 0
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted([*folders, *names]):
+            number += 1
+            if number <= after:
+                continue
+            status = os.lstat(os.path.join(path, name))
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else "other"
+            inner = os.path.relpath(os.path.join(path, name), folder)
+            found.append([inner, kind, status.st_size])
+            num_bytes += len(inner)
+            if len(found) == LISTED or num_bytes > LISTED_BYTES:
+                return found
+    return found
+
+
+def user(name: str) -> list[int]:
+    """Number and group of a user of the box, by name or number."""
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except KeyError:
+        raise ValueError(f"user: got {name!r}, which this box does not have") from None
+    return [entry.pw_uid, entry.pw_gid]
 
 
 def empty(folder: str) -> None:

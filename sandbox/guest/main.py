@@ -255,11 +255,13 @@ class Agent:
                 del self.commands[other]
         if len(self.commands) >= KEPT:
             raise ValueError(f"{KEPT} commands run, or have ended and nobody has taken note of it")
+        if isinstance(order.get("user"), str):
+            order["user"] = files.user(order["user"])
         running = command.Command(number, order, self.take_stdin(number, payload), self.stateless)
         self.commands[number] = running
         for fd in running.readers:
             self.register_reader(running, fd)
-        self.selector.register(running.ended_fd, selectors.EVENT_READ, lambda: self.ended(running))
+        self.selector.register(running.control_fd, selectors.EVENT_READ, lambda: self.ended(running))
 
     def take_stdin(self, number: int, payload: bytes) -> int | None:
         """What the command reads: a file in memory, so that no command waits for the host and the host for none."""
@@ -289,6 +291,35 @@ class Agent:
         else:
             self.send({"id": number, "type": "running"})
 
+    def end(self, order: dict[str, Any], payload: bytes) -> None:
+        """Ends a command, or what it has left running, which is answered when it is gone; or sends its main process a signal."""
+        running = self.commands.get(int(order["command"]))
+        if running is not None and order.get("signal") is not None:
+            running.signal(int(order["signal"]))
+        elif running is not None:
+            running.end("")
+            if running.facts is not None and running.control_fd >= 0:
+                running.awaited.append(order["id"])
+                return
+        self.send({"id": order["id"], "type": "done"})
+
+    def type_in(self, order: dict[str, Any], payload: bytes) -> None:
+        """Into a command's terminal; answers how many bytes it has taken."""
+        running = self.commands.get(int(order["command"]))
+        taken = len(payload)  # of one that has ended: it would read them no more
+        if running is not None and running.terminal in running.readers:
+            assert running.terminal is not None
+            with contextlib.suppress(BlockingIOError):
+                taken = 0
+                taken = os.write(running.terminal, payload)
+        self.send({"id": order["id"], "type": "done", "taken": taken})
+
+    def resize(self, order: dict[str, Any], payload: bytes) -> None:
+        running = self.commands.get(int(order["command"]))
+        if running is not None and running.terminal in running.readers:
+            running.resize(int(order["rows"]), int(order["columns"]))
+        self.send({"id": order["id"], "type": "done"})
+
     def hello(self, order: dict[str, Any], payload: bytes) -> None:
         """Over a stream: a client has come, for which nothing is meant of what is unsent."""
         self.attend(True)
@@ -316,16 +347,25 @@ class Agent:
             files.write(order, payload)
         self.send({"id": order["id"], "type": "done"})
 
+    def list_files(self, order: dict[str, Any], payload: bytes) -> None:
+        with watch.acting_as(order.get("user")):
+            entries = files.entries(order["path"], int(order["after"]))
+        self.send({"id": order["id"], "type": "done", "entries": entries})
+
     ORDERS: ClassVar[dict[str, Callable[[Agent, dict[str, Any], bytes], None]]] = {
         "exec": start,
         "call": start,
         "stdin": keep_stdin,
         "recall": recall,
+        "end": end,
+        "type": type_in,
+        "resize": resize,
         "hello": hello,
         "bye": bye,
         "ping": ping,
         "read": read_file,
         "write": write_file,
+        "list": list_files,
     }
 
     # commands
@@ -375,14 +415,18 @@ class Agent:
                 return
             seen.end("")
             self.finish(running, seen.facts())
+            self.close_control(running)
             for folder in self.scratch:
                 files.empty(folder)
             self.commands.pop(running.number)
         else:
-            text = os.read(running.ended_fd, 4096)
-            if not text:  # its supervisor was killed, by the command or for its memory
-                self.sweep()
-            self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
+            text = running.told()
+            if running.facts is None:
+                if not text:  # its supervisor was killed, by the command or for its memory
+                    self.sweep()
+                self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
+            if not text:
+                self.close_control(running)
 
     def sweep(self) -> None:
         """Ends what has lost its supervisor: such processes have become this one's children."""
@@ -400,9 +444,15 @@ class Agent:
             if data := _read_all(fd, int.from_bytes(left, sys.byteorder)):
                 self.note(running, running.readers[fd], data)
         running.facts = facts
-        self.selector.unregister(running.ended_fd)
-        os.close(running.ended_fd)
         self.report(running)
+
+    def close_control(self, running: command.Command) -> None:
+        """Nothing of it is left."""
+        self.selector.unregister(running.control_fd)
+        os.close(running.control_fd)
+        running.control_fd = -1
+        for number in running.awaited:
+            self.send({"id": number, "type": "done"})
 
     def report(self, running: command.Command) -> None:
         assert running.facts is not None

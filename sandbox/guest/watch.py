@@ -17,6 +17,7 @@ from typing import Any
 
 TICK_S = 0.1  # between two looks at what a command uses
 KILL_LIMIT_S = 2.0  # for processes that were killed to be gone
+STOP_ROUNDS = 50  # of stopping what forks, before it is killed anyway
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -119,11 +120,13 @@ class Watch:
             except ProcessLookupError:
                 return False
             return True
-        family = descendants(os.getpid())
-        for send in (signal.SIGSTOP, signal.SIGKILL):  # what is stopped cannot fork while the others are killed
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, send)
+        family, known = descendants(os.getpid()), list[int]()
+        for _ in range(STOP_ROUNDS):  # what is stopped cannot fork, and keeps its place from what would
+            if family == known:
+                break
+            _send(signal.SIGSTOP, family)
+            family, known = descendants(os.getpid()), family
+        _send(signal.SIGKILL, family)
         return bool(family)
 
     def cpu_s(self) -> float:
@@ -164,6 +167,12 @@ def stat_fields(pid: int) -> list[str]:
     except OSError:
         return []
     return text[text.rindex(")") + 2 :].split()  # a name may hold spaces and brackets
+
+
+def _send(number: int, pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def children(root: int) -> list[int]:
