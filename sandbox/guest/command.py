@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,54 +17,75 @@ import struct
 import sys
 import termios
 import traceback
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sandbox.guest import watch
 from sandbox.guest.capture import Capture
 
+if TYPE_CHECKING:
+    from sandbox.guest.ahead import Spare
+
 VALUE_BYTES = 8 << 20  # of JSON that a called function may return
+_CHANGED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 COULD_NOT_START = 125  # the exit code of a command that never began; its reason is on stderr
 
 
 class Command:
     """A running command: its streams by descriptor, and the socket to its supervisor.
 
-    `streams` holds what was captured: 1 and 2 are stdout and stderr, 3 is the value that a called function returned. The
+    `streams` holds what was captured: 1 and 2 are stdout and stderr. The
     supervisor tells its end on `control_fd`, takes orders there as long as anything that the command started is left, and
     then closes it.
     """
 
-    def __init__(self, number: int, order: dict[str, Any], stdin: int | None, stateless: bool) -> None:
+    def __init__(self, number: int, order: dict[str, Any], stdin: int | None, spare: Spare | None) -> None:
+        """`spare`: in a stateless box, the process that becomes the command."""
         self.number = number
         self.live = bool(order.get("live"))
         self.output_bytes = int(order.get("output_bytes", 1 << 40))
         keep = int(order.get("keep_bytes", 1 << 16))
-        self.streams = {1: Capture(keep), 2: Capture(keep)}
+        self.streams = {1: Capture(keep)} if order.get("tty") else {1: Capture(keep), 2: Capture(keep)}
         self.facts: dict[str, Any] | None = None
         self.readers: dict[int, int] = {}  # descriptor -> stream
         self.terminal: int | None = None  # the descriptor of ours, while it is in `readers`
+        self.value: int | None = None  # the file that a called function's value is written to
+        self.returned = b""  # what is there in the end
         self.awaited: list[int] = []  # orders that are answered when nothing of it is left
         self.watch: watch.Watch | None = None  # of a stateless box
+        if spare is None:
+            self._fork(order, stdin)
+        else:
+            self._take(spare, order, stdin)
+        for fd in {*self.readers, self.control_fd}:
+            os.set_blocking(fd, False)
+
+    def _fork(self, order: dict[str, Any], stdin: int | None) -> None:
         theirs = self._open_streams(order, stdin)
         pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control_fd, control = (end.detach() for end in pair)
         try:
-            pid = os.fork()
+            self.pid = os.fork()
         except OSError:  # the box has as many processes as it may
             for fd in {*self.readers, *theirs.values(), control, self.control_fd}:
                 os.close(fd)
             raise
-        if pid == 0:
-            _in_child(lambda: _supervise(order, theirs, control) if not stateless else _become(order, theirs))
-        for fd in {*theirs.values(), control}:
+        if self.pid == 0:
+            in_child(lambda: _supervise(order, theirs, control))
+        for fd in {*theirs.values(), control} - {self.value}:
             os.close(fd)
-        self.pid = pid
-        if stateless:
-            self.watch = watch.Watch(pid, order, stateless=True)
-            os.close(self.control_fd)
-            self.control_fd = os.pidfd_open(pid)
-        for fd in {*self.readers, self.control_fd}:
-            os.set_blocking(fd, False)
+
+    def _take(self, spare: Spare, order: dict[str, Any], stdin: int | None) -> None:
+        if stdin is not None:
+            size = os.lseek(stdin, 0, os.SEEK_END)
+            while os.lseek(spare.stdin, 0, os.SEEK_CUR) < size:
+                os.sendfile(spare.stdin, stdin, os.lseek(spare.stdin, 0, os.SEEK_CUR), size)
+            os.close(stdin)
+        os.lseek(spare.stdin, 0, os.SEEK_SET)
+        seal(spare.stdin)
+        os.close(spare.stdin)
+        self.pid, self.control_fd, self.readers, self.value = spare.pid, spare.pidfd, spare.readers, spare.value
+        self.watch = watch.Watch(spare.pid, order, stateless=True)
+        spare.take(order)
 
     def _open_streams(self, order: dict[str, Any], stdin: int | None) -> dict[int, int]:
         """The descriptors that the program gets, by number; ours go to `readers`."""
@@ -75,19 +97,29 @@ class Command:
                 os.fchown(theirs, order["user"][0], -1)
             return dict.fromkeys(range(3), theirs)
         given = {0: os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin}
-        if order["op"] == "call":
-            self.streams[3] = Capture(2 * VALUE_BYTES)  # so that its head holds a whole value
         for stream in self.streams:
             ours, given[stream] = os.pipe()
             self.readers[ours] = stream
+        if order["op"] == "call":
+            self.value = given[3] = value_file()
         return given
+
+    def take_value(self) -> bytes:
+        """What a called function has returned, as JSON, and at most VALUE_BYTES of it; nothing where it has not."""
+        if self.value is None:
+            return b""
+        size = int.from_bytes(os.pread(self.value, 8, 0), "little")
+        value = os.pread(self.value, min(size, VALUE_BYTES), 8)
+        os.close(self.value)
+        self.value = None
+        return value
 
     @property
     def num_bytes(self) -> int:
         return sum(capture.num_bytes for capture in self.streams.values())
 
     def end(self, cause: str) -> None:
-        """Kill it and all that it started, or what is left of that; the facts follow on `control_fd`. The first cause counts."""
+        """Kills it and all that it started, or what is left of that; its facts follow on `control_fd`. The first cause counts."""
         if self.watch is not None:
             self.watch.end(cause)
         else:
@@ -117,7 +149,20 @@ class Command:
             fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-def _in_child(run: Any) -> NoReturn:
+def value_file() -> int:
+    """A file in memory that holds a value and its length, and cannot grow beyond that."""
+    fd = os.memfd_create("value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 8 + VALUE_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def seal(fd: int) -> None:
+    """Nobody writes to this file in memory any more."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
+def in_child(run: Any) -> NoReturn:
     """Runs it in a forked process, which never comes back to the agent's code."""
     signal.set_wakeup_fd(-1)
     try:
@@ -135,8 +180,9 @@ def _supervise(order: dict[str, Any], theirs: dict[int, int], control: int) -> N
     watch.die_with_parent()
     pid = os.fork()
     if pid == 0:
-        _in_child(lambda: _become(order, theirs))
-    _close_all_but({control})
+        in_child(lambda: _become(order, theirs))
+    control = os.dup2(control, 0)
+    _close_from(1)
     seen = watch.Watch(pid, order, stateless=False)
     main = os.pidfd_open(pid)
     poll = select.poll()
@@ -175,26 +221,37 @@ def _obey(seen: watch.Watch, control: int) -> None:
 
 def _become(order: dict[str, Any], theirs: dict[int, int]) -> None:
     """This process turns into the program, or into the called function."""
+    prepare(theirs, order.get("user"), tty=bool(order.get("tty")))
+    go(order)
+
+
+def prepare(theirs: dict[int, int], user: list[int] | None, *, tty: bool) -> None:
+    """All that can be done before the order is known. `theirs`: what becomes of descriptors, numbered from 0."""
     os.setsid()
     placed = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for number, fd in theirs.items()}
     for number, fd in placed.items():
         os.dup2(fd, number)
-    _close_all_but(set(theirs))
-    if order.get("tty"):
+    _close_from(len(theirs))
+    if tty:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in range(1, signal.NSIG):
+    for number in _CHANGED_SIGNALS:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
-    if order.get("user"):
-        uid, gid = order["user"]
+    if user:
+        uid, gid = user
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     watch.die_with_parent()  # here, since a change of user takes it back
     watch.allow_no_new_privileges()
     with contextlib.suppress(OSError):  # where memory runs out, this is to be ended, and not what watches it
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"1000")
+        os.close(fd)
+
+
+def go(order: dict[str, Any]) -> None:
+    """What is left to be done once it is."""
     os.chdir(order.get("cwd") or "/")
     if order["op"] == "call":
         _call(order)
@@ -212,10 +269,8 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
 
 def _call(order: dict[str, Any]) -> None:
     """Defines the source and calls the function in it; its value goes to descriptor 3 as JSON."""
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
-    sys.setrecursionlimit(1000)
     status = 1
     try:
         names: dict[str, Any] = {"__name__": "__call__"}
@@ -223,8 +278,7 @@ def _call(order: dict[str, Any]) -> None:
         value = json.dumps(names[order["function"]](*order["arguments"])).encode()
         if len(value) > VALUE_BYTES:
             raise ValueError(f"the value has {len(value)} bytes of JSON; at most {VALUE_BYTES}")
-        with open(3, "wb", closefd=False) as out:
-            out.write(value)
+        os.pwrite(3, len(value).to_bytes(8, "little") + value, 0)
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1 if error.code else 0
@@ -238,8 +292,5 @@ def _call(order: dict[str, Any]) -> None:
     os._exit(status & 0xFF)
 
 
-def _close_all_but(keep: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in keep:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
+def _close_from(first: int) -> None:
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

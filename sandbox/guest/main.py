@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import select
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sandbox.guest import command, files, watch
+from sandbox.guest.ahead import Spare
 from sandbox.guest.capture import read_some
 from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
 
@@ -54,6 +56,9 @@ def main() -> None:
         agent.listen(arguments.listen)
     else:
         agent.attach(*_descriptors(arguments.stream))
+    gc.freeze()  # what is there by now is never collected, so the processes that are forked go on sharing it
+    if arguments.stateless:
+        agent.fork_ahead()
     agent.run()
 
 
@@ -72,6 +77,7 @@ class Agent:
         self.decoder = Decoder()
         self.unsent = Outbox()
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
+        self.spare: Spare | None = None  # of a stateless box
         self.watch_children()
 
     def watch_children(self) -> None:
@@ -151,6 +157,8 @@ class Agent:
                     self.tick(running)
             if not self.stateless:
                 self.reap()
+            if self.unsent:
+                self.flush()
 
     def reap(self) -> None:
         """The supervisors; and where this is the first process of the box, whoever has lost its parent."""
@@ -188,8 +196,7 @@ class Agent:
             self.post(encode(header, payload))
 
     def post(self, frame: bytes) -> None:
-        self.unsent.add(frame)
-        self.flush()
+        self.unsent.add(frame)  # written once all that has come is seen to, so that the other side wakes up once
 
     def flush(self) -> None:
         if self.peer is None:
@@ -210,7 +217,8 @@ class Agent:
         assert self.peer is not None
         if self.sink == self.peer:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.unsent else 0)
-            self.selector.modify(self.peer, events, self.exchange)
+            if self.selector.get_key(self.peer).events != events:
+                self.selector.modify(self.peer, events, self.exchange)
         elif (self.sink in self.selector.get_map()) != bool(self.unsent):
             if self.unsent:
                 self.selector.register(self.sink, selectors.EVENT_WRITE, self.flush)
@@ -257,7 +265,10 @@ class Agent:
             raise ValueError(f"{KEPT} commands run, or have ended and nobody has taken note of it")
         if isinstance(order.get("user"), str):
             order["user"] = files.user(order["user"])
-        running = command.Command(number, order, self.take_stdin(number, payload), self.stateless)
+        if self.stateless and (self.spare is None or not self.spare.waits()):
+            self.spare = Spare()
+        running = command.Command(number, order, self.take_stdin(number, payload), self.spare)
+        self.spare = None
         self.commands[number] = running
         for fd in running.readers:
             self.register_reader(running, fd)
@@ -267,16 +278,17 @@ class Agent:
         """What the command reads: a file in memory, so that no command waits for the host and the host for none."""
         fd = self.stdin.pop(number, None)
         if payload:
-            fd = os.memfd_create("stdin", os.MFD_CLOEXEC) if fd is None else fd
+            fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if fd is None else fd
             _write_all(fd, payload)
         if fd is not None:
             os.lseek(fd, 0, os.SEEK_SET)
+            command.seal(fd)
         return fd
 
     def keep_stdin(self, order: dict[str, Any], payload: bytes) -> None:
         number = int(order["id"])
         if number not in self.stdin:
-            self.stdin[number] = os.memfd_create("stdin", os.MFD_CLOEXEC)
+            self.stdin[number] = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         _write_all(self.stdin[number], payload)
         self.send({"id": number, "type": "done"})
 
@@ -292,7 +304,7 @@ class Agent:
             self.send({"id": number, "type": "running"})
 
     def end(self, order: dict[str, Any], payload: bytes) -> None:
-        """Ends a command, or what it has left running, which is answered when it is gone; or sends its main process a signal."""
+        """Ends a command, or what it has left running (answered when that is gone); or sends its main process a signal."""
         running = self.commands.get(int(order["command"]))
         if running is not None and order.get("signal") is not None:
             running.signal(int(order["signal"]))
@@ -388,7 +400,7 @@ class Agent:
     def note(self, running: command.Command, stream: int, data: bytes) -> None:
         """Keeps a piece of output, and hands it on where somebody watches."""
         running.streams[stream].add(data)
-        if running.live and stream != 3:
+        if running.live:
             self.send({"id": running.number, "type": "output", "stream": stream}, data)
         if running.num_bytes > running.output_bytes:
             running.end("output_limit")
@@ -398,6 +410,10 @@ class Agent:
             self.selector.unregister(fd)
         del running.readers[fd]
         os.close(fd)
+
+    def fork_ahead(self) -> None:
+        with contextlib.suppress(OSError):
+            self.spare = Spare()
 
     def tick(self, running: command.Command) -> None:
         """Of a stateless box, where the agent itself watches."""
@@ -419,6 +435,8 @@ class Agent:
             for folder in self.scratch:
                 files.empty(folder)
             self.commands.pop(running.number)
+            self.flush()  # its answer, before the next process is made ready
+            self.fork_ahead()
         else:
             text = running.told()
             if running.facts is None:
@@ -443,7 +461,7 @@ class Agent:
             left = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
             if data := _read_all(fd, int.from_bytes(left, sys.byteorder)):
                 self.note(running, running.readers[fd], data)
-        running.facts = facts
+        running.facts, running.returned = facts, running.take_value()
         self.report(running)
 
     def close_control(self, running: command.Command) -> None:
@@ -459,11 +477,15 @@ class Agent:
         sizes = {}
         for stream, capture in running.streams.items():
             sizes[str(stream)] = capture.num_bytes
-            for part, data in (("head", capture.head), ("tail", capture.tail)):
-                for start in range(0, len(data), MAX_PAYLOAD_BYTES):
-                    piece = data[start : start + MAX_PAYLOAD_BYTES]
-                    self.send({"id": running.number, "type": "kept", "stream": stream, "part": part}, piece)
+            self.report_part(running, stream, "head", capture.head)
+            self.report_part(running, stream, "tail", capture.tail)
+        self.report_part(running, 3, "head", running.returned)
         self.send({"id": running.number, "type": "done", "num_bytes": sizes, **running.facts})
+
+    def report_part(self, running: command.Command, stream: int, part: str, data: bytes) -> None:
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            piece = data[start : start + MAX_PAYLOAD_BYTES]
+            self.send({"id": running.number, "type": "kept", "stream": stream, "part": part}, piece)
 
 
 def _read_all(fd: int, size: int) -> bytes:
