@@ -16,7 +16,7 @@ from sandbox.errors import SandboxError, UnsupportedError
 from sandbox.images import Images
 from sandbox.pool import HOME, Pool, boxes_below
 from sandbox.result import Verdict
-from sandbox.spec import LayerName, Limits
+from sandbox.spec import LayerName, Limits, Runtime
 
 OF_VERDICTS = {Verdict.WALL_TIMEOUT: 124, Verdict.CPU_TIMEOUT: 124}  # as `timeout` has it
 KILLED, FAILED = 137, 1
@@ -34,6 +34,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
     run = action("run", "run a command in a new box", _run)
     run.add_argument("--layer", choices=[layer.value for layer in LayerName], default="function", help="default: function")
+    run.add_argument("--runtime", choices=[runtime.value for runtime in Runtime], default="crun", help="of a container")
     run.add_argument("--image", help="of `polymath sandbox image list`; the function layer takes none")
     run.add_argument("--wall-s", type=float, default=30.0, help="seconds after which it is ended (default: 30)")
     run.add_argument("--memory-mib", type=int, default=512, help="of the box (default: 512)")
@@ -82,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def run() -> int:
         async with Pool(folder=arguments.home) as pool:
-            box = await pool.create(arguments.layer, image=arguments.image, limits=limits)
+            box = await pool.create(arguments.layer, image=arguments.image, runtime=arguments.runtime, limits=limits)
             stdin = b"" if sys.stdin is None or sys.stdin.isatty() else await asyncio.to_thread(sys.stdin.buffer.read)
             result = await box.exec(words, stdin=stdin, on_output=show)
         if result.verdict not in (Verdict.OK, Verdict.NONZERO):
@@ -98,11 +99,12 @@ def _ps(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(boxes, indent=2))
         return 0
-    print(f"{'BOX':<28}{'LAYER':<12}{'IMAGE':<20}{'ENDS IN':<12}{'STATE':<8}LABELS")
+    print(f"{'BOX':<28}{'LAYER':<18}{'IMAGE':<20}{'ENDS IN':<12}{'STATE':<8}LABELS")
     for box in boxes:
         state = "lives" if box["alive"] else "dead"
+        layer = box["layer"] if box["runtime"] in (None, "crun") else f"{box['layer']}/{box['runtime']}"
         labels = ",".join(f"{key}={value}" for key, value in sorted(box["labels"].items()))
-        print(f"{box['id']:<28}{box['layer']:<12}{box['image'] or '-':<20}{box['left_s']:<12.0f}{state:<8}{labels}")
+        print(f"{box['id']:<28}{layer:<18}{box['image'] or '-':<20}{box['left_s']:<12.0f}{state:<8}{labels}")
     return 0
 
 

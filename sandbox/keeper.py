@@ -27,7 +27,7 @@ from sandbox.fair import Turns, label_of
 from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
 from sandbox.layers.base import Layer, Place, Running, listen
-from sandbox.spec import BoxSpec, LayerName, Limits
+from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
 SOCKET_NAME, LOCK_NAME = "keeper", "lock"
 KEPT_ALREADY = 75  # exit code of a keeper whose pool has one
@@ -51,7 +51,7 @@ class Keeper:
     def __init__(self, folder: Path, lease_s: float, num_starting: int) -> None:
         self.folder, self.lease_s = folder, lease_s
         self.boxes: dict[str, Kept] = {}
-        self.layers: dict[LayerName, Layer] = {}
+        self.layers: dict[tuple[LayerName, Runtime], Layer] = {}
         self.owners: set[asyncio.StreamWriter] = set()
         self.alone_since = time.monotonic()
         self._starting = Turns(num_starting)  # so that a burst of requests does not starve those that are nearly up
@@ -78,10 +78,11 @@ class Keeper:
     def _forsaken(self) -> bool:
         return not self.owners and time.monotonic() - self.alone_since > self.lease_s
 
-    def _layer(self, name: LayerName) -> Layer:
-        if name not in self.layers:
-            self.layers[name] = _open_layer(name, self.folder)
-        return self.layers[name]
+    def _layer(self, spec: BoxSpec) -> Layer:
+        kind = spec.layer, spec.runtime
+        if kind not in self.layers:
+            self.layers[kind] = _open_layer(*kind, self.folder)
+        return self.layers[kind]
 
     async def create(self, box_id: str, spec: BoxSpec, labels: Mapping[str, str], below: Sequence[Path] = ()) -> Kept:
         if box_id in self.boxes:
@@ -90,7 +91,7 @@ class Keeper:
         place = Place(box_id, number, self.folder / "boxes" / str(number))
         place.folder.mkdir(parents=True, mode=0o711)
         try:
-            layer = self._layer(spec.layer)
+            layer = self._layer(spec)
             async with self._starting.of(label_of(labels)):
                 running = await layer.start(spec, place, below)
                 await _answers(running, place)
@@ -180,6 +181,7 @@ class Keeper:
             "cgroup": None if group is None else group.name,
             "user": kept.running.user,
             "layer": kept.spec.layer,
+            "runtime": kept.spec.runtime if kept.spec.layer is LayerName.CONTAINER else None,
             "image": kept.spec.image,
             "left_s": kept.until - time.monotonic(),
             "alive": not kept.ended.done(),
@@ -213,21 +215,27 @@ def spec_of(words: dict[str, Any]) -> BoxSpec:
     fields = {
         **words,
         "layer": LayerName(words["layer"]),
+        "runtime": Runtime(words["runtime"]),
         "limits": Limits(**words["limits"]),
         "network": tuple(words["network"]),
     }
     return BoxSpec(**fields)
 
 
-def _open_layer(name: LayerName, folder: Path) -> Layer:
+def _open_layer(name: LayerName, runtime: Runtime, folder: Path) -> Layer:
+    images = Images(folder.parents[1] / "images")
     if name is LayerName.FUNCTION:
         from sandbox.layers.function import FunctionLayer
 
         return FunctionLayer()
+    if name is LayerName.CONTAINER and runtime is Runtime.RUNSC:
+        from sandbox.layers.gvisor import GVisorLayer
+
+        return GVisorLayer(folder, images)
     if name is LayerName.CONTAINER:
         from sandbox.layers.container import ContainerLayer
 
-        return ContainerLayer(folder, Images(folder.parents[1] / "images"))
+        return ContainerLayer(folder, images)
     raise UnsupportedError(f"layer: got {name}; built so far: function and container")
 
 

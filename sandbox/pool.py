@@ -26,7 +26,7 @@ from sandbox.cgroups import Cgroup, Counters
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
-from sandbox.spec import BoxSpec, LayerName, Limits
+from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
 HOME = Path("~/.local/share/polymath/sandbox")
 KINDS = {
@@ -135,6 +135,7 @@ class Pool:
         layer: LayerName | str = LayerName.FUNCTION,
         *,
         image: str | None = None,
+        runtime: Runtime | str = Runtime.CRUN,
         limits: Limits | None = None,
         network: tuple[str, ...] = (),
         stateless: bool = False,
@@ -150,7 +151,7 @@ class Pool:
         Raises:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
         """
-        spec = BoxSpec(LayerName(layer), image, limits or Limits(), tuple(network), stateless, ttl_s)
+        spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless, ttl_s)
         box_id = f"{self.name}-{name or secrets.token_hex(4)}"
         if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
             return box

@@ -24,11 +24,11 @@ SKIPPED_BYTES = 16 << 20  # that an agent may send before that answer: what it h
 
 
 class Relay:
-    """From `over_socket` or `over_pipes` to `close`; `ended` is done when the stream is, and says why."""
+    """From `over_socket` or `over_pipes` to `close`; `ended` is done when the stream is: why, or None where it was closed."""
 
     def __init__(self, unwrap: Callable[[bytes], bytes] = bytes) -> None:
         """`unwrap` gives the agent's bytes of what comes over the stream; a FrameError of it breaks the stream."""
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._unwrap = unwrap
         self._splitter = Splitter()
         self._server: asyncio.Server | None = None
@@ -64,7 +64,7 @@ class Relay:
         path.unlink(missing_ok=True)
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Client(self), sock=listen(path))
 
-    def close(self, reason: str = "closed") -> None:
+    def close(self, reason: str | None = None) -> None:
         """Ends the stream and its client."""
         if self.ended.done():
             return
@@ -75,7 +75,7 @@ class Relay:
             self._client.transport.abort()
         if self._reads is not None:
             self._reads.close()
-        if self._writes is not None:
+        if self._writes is not None and not self._writes.is_closing():
             self._writes.abort()
 
     # the client's side

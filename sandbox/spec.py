@@ -32,6 +32,14 @@ class LayerName(StrEnum):
     VM = "vm"
 
 
+class Runtime(StrEnum):
+    """What runs the boxes of the container layer; the others have one way each."""
+
+    CRUN = "crun"
+    RUNSC = "runsc"  # gVisor: a kernel of its own, in the host's user space
+    DOCKER = "docker"  # an engine that is there already
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a box, or one command in it, may use. The defaults are small on purpose: a runaway program costs little.
@@ -74,11 +82,14 @@ class BoxSpec:
 
     layer: LayerName
     image: str | None = None
+    runtime: Runtime = Runtime.CRUN  # of the container layer
     limits: Limits = field(default_factory=Limits)
     network: tuple[str, ...] = ()  # host:port pairs that may be reached; none by default
     stateless: bool = False  # nothing is left of a command when it has ended, and one runs at a time: for function calls
     ttl_s: float = 3600.0  # after which the box is reclaimed, whatever it is doing
 
     def __post_init__(self) -> None:
+        if self.runtime is not Runtime.CRUN and self.layer is not LayerName.CONTAINER:
+            raise ValueError(f"runtime: got {self.runtime} for the {self.layer} layer; the container layer alone has a choice")
         if self.ttl_s <= 0:
             raise ValueError(f"ttl_s: got {self.ttl_s}; it must be more than 0")

@@ -20,7 +20,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sandbox.guest import watch
-from sandbox.guest.capture import Capture
+from sandbox.guest.capture import Capture, read_some
 
 if TYPE_CHECKING:
     from sandbox.guest.ahead import Spare
@@ -176,26 +176,28 @@ def in_child(run: Any) -> NoReturn:
 
 def _supervise(order: dict[str, Any], theirs: dict[int, int], control: int) -> NoReturn:
     """Between agent and program: everything that the program starts stays below this process, which ends it in time."""
-    watch.become_subreaper()
+    group = None if watch.become_subreaper() else watch.join_group(int(order["id"]))
     watch.die_with_parent()
     pid = os.fork()
     if pid == 0:
         in_child(lambda: _become(order, theirs))
     control = os.dup2(control, 0)
     _close_from(1)
-    seen = watch.Watch(pid, order, stateless=False)
-    main = os.pidfd_open(pid)
+    woken, _ = watch.child_ends()
+    seen = watch.Watch(pid, order, stateless=False, group=group)
     poll = select.poll()
-    poll.register(main, select.POLLIN)
+    poll.register(woken, select.POLLIN)
     poll.register(control, select.POLLIN)
+    seen.tick()
     while seen.status is None:
         if any(fd == control for fd, _ in poll.poll(seen.wait_s * 1000)):
             _obey(seen, control)
+        read_some(woken)
         seen.tick()
     if seen.cause:
         seen.end(seen.cause)  # what it had forked meanwhile
     os.write(control, json.dumps(seen.facts()).encode())
-    poll.unregister(main)
+    poll.unregister(woken)
     with contextlib.suppress(ChildProcessError):
         while True:  # what it left behind on purpose, such as a server, still needs someone to wait for it
             while poll.poll(0):

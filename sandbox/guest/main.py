@@ -82,11 +82,7 @@ class Agent:
 
     def watch_children(self) -> None:
         """Wakes the selector when a process ends, so that none waits for its reaper."""
-        woken, wakes = os.pipe()
-        for fd in (woken, wakes):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        woken, _ = watch.child_ends()
         self.selector.register(woken, selectors.EVENT_READ, lambda: read_some(woken))
 
     def listen(self, fd: int) -> None:
@@ -313,6 +309,8 @@ class Agent:
             if running.facts is not None and running.control_fd >= 0:
                 running.awaited.append(order["id"])
                 return
+            if running.facts is not None:
+                self.sweep(running.number)  # where a supervisor is no subreaper it does not know what is left
         self.send({"id": order["id"], "type": "done"})
 
     def type_in(self, order: dict[str, Any], payload: bytes) -> None:
@@ -441,13 +439,18 @@ class Agent:
             text = running.told()
             if running.facts is None:
                 if not text:  # its supervisor was killed, by the command or for its memory
-                    self.sweep()
+                    self.sweep(running.number)
                 self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
             if not text:
                 self.close_control(running)
 
-    def sweep(self) -> None:
-        """Ends what has lost its supervisor: such processes have become this one's children."""
+    def sweep(self, number: int) -> None:
+        """Ends what has lost its supervisor: it has become this one's child, or is in a group by itself."""
+        while alone := watch.members(watch.group_of(number)):
+            for pid in alone:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.reap()
         supervisors = {c.pid for c in self.commands.values()}
         while orphans := [pid for pid in watch.children(os.getpid()) if pid not in supervisors]:
             for orphan in orphans:
@@ -462,6 +465,8 @@ class Agent:
             if data := _read_all(fd, int.from_bytes(left, sys.byteorder)):
                 self.note(running, running.readers[fd], data)
         running.facts, running.returned = facts, running.take_value()
+        with contextlib.suppress(OSError):  # there is none, or something is left in it on purpose
+            os.rmdir(watch.group_of(running.number))
         self.report(running)
 
     def close_control(self, running: command.Command) -> None:

@@ -2,7 +2,7 @@
 
 A command's processes are the descendants of the process that watches it: that one is their subreaper, so whatever they fork,
 in sessions of their own or not, stays below it. It does not hold in a stateless box, where the agent itself watches and ends
-all processes there are.
+all processes there are; and where the kernel is gVisor's, which knows no subreapers, they are those of a group in the box.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 TICK_S = 0.1  # between two looks at what a command uses
+GROUPS = "/sys/fs/cgroup/memory"  # in a box whose kernel is gVisor
 KILL_LIMIT_S = 2.0  # for processes that were killed to be gone
 STOP_ROUNDS = 50  # of stopping what forks, before it is killed anyway
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
@@ -23,8 +24,41 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def become_subreaper() -> None:
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def become_subreaper() -> bool:
+    """Whether that is so: gVisor's kernel has no such thing, and there a group of the box's own is joined instead."""
+    return bool(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def group_of(number: int) -> str:
+    return f"{GROUPS}/{number}"
+
+
+def join_group(number: int) -> str:
+    """A group for this process and all that it starts: unlike parents, groups are not lost. OSError: the box has none."""
+    group = group_of(number)
+    os.mkdir(group)
+    with open(f"{group}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+    return group
+
+
+def members(group: str) -> list[int]:
+    """The processes in a group; none where there is no such group."""
+    try:
+        with open(f"{group}/cgroup.procs") as file:
+            return [int(line) for line in file]
+    except OSError:
+        return []
+
+
+def child_ends() -> tuple[int, int]:
+    """A pipe that has something to read whenever a child of this process ends; both of its descriptors."""
+    pipe = os.pipe()
+    for fd in pipe:
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return pipe
 
 
 def hide_from_peers() -> None:
@@ -62,8 +96,8 @@ def _prctl(option: int, value: int) -> None:
 class Watch:
     """One command from its start to its end: `tick` it whenever the main process ends, and every TICK_S."""
 
-    def __init__(self, pid: int, limits: dict[str, Any], stateless: bool) -> None:
-        self.pid, self.stateless = pid, stateless
+    def __init__(self, pid: int, limits: dict[str, Any], stateless: bool, group: str | None = None) -> None:
+        self.pid, self.stateless, self._group = pid, stateless, group
         self.cause = ""  # a verdict, where a limit ended it
         self.status: int | None = None
         self.start = time.monotonic()
@@ -120,19 +154,24 @@ class Watch:
             except ProcessLookupError:
                 return False
             return True
-        family, known = descendants(os.getpid()), list[int]()
+        family, known = self._family(), list[int]()
         for _ in range(STOP_ROUNDS):  # what is stopped cannot fork, and keeps its place from what would
             if family == known:
                 break
             _send(signal.SIGSTOP, family)
-            family, known = descendants(os.getpid()), family
+            family, known = self._family(), family
         _send(signal.SIGKILL, family)
         return bool(family)
+
+    def _family(self) -> list[int]:
+        """All that the command has started."""
+        own = os.getpid()
+        return descendants(own) if self._group is None else [pid for pid in members(self._group) if pid != own]
 
     def cpu_s(self) -> float:
         """Processor time of what has ended and of what is running."""
         used = self._ended_cpu_s
-        for pid in descendants(os.getpid()) if self.status is None else []:
+        for pid in self._family() if self.status is None else []:
             fields = stat_fields(pid)
             if fields:  # utime, stime, and those of the children that it has waited for
                 used += sum(int(field) for field in fields[11:15]) / _CLOCK_TICKS
@@ -156,7 +195,7 @@ class Watch:
             free = os.statvfs(self._disk)
         except OSError:
             return False
-        return free.f_bavail == 0 or free.f_favail == 0
+        return free.f_bavail == 0 or (free.f_files > 0 and free.f_favail == 0)  # some count no files
 
 
 def stat_fields(pid: int) -> list[str]:

@@ -26,7 +26,8 @@ from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.images import Image, Images
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place, listen
-from sandbox.spec import BoxSpec
+from sandbox.relay import Relay
+from sandbox.spec import BoxSpec, Limits
 
 T = TypeVar("T")
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
@@ -45,13 +46,13 @@ STOP_LIMIT_S = 10.0
 class ContainerLayer:
     """Starts boxes with crun; `folder` is the pool's, in whose mount namespace the layers are mounted, once each."""
 
-    def __init__(self, folder: Path, images: Images) -> None:
+    def __init__(self, folder: Path, images: Images, runtime: str = "crun") -> None:
         if os.geteuid() != 0:
             raise UnsupportedError("the container layer needs root for its mounts; use the function layer, or Docker")
-        crun = shutil.which("crun")
-        if crun is None:
-            raise UnsupportedError("the container layer needs crun: apt-get install crun erofs-utils")
-        self.crun, self.state, self._images = crun, folder / "crun", images
+        program = shutil.which(runtime)
+        if program is None:
+            raise UnsupportedError(f"the container layer needs {runtime}: apt-get install {runtime} erofs-utils")
+        self.program, self.state, self._images = program, folder / runtime, images
         self._mounted: dict[str, Path] = {}
         self._points = mounts.STAGE / "points"  # below every image: else a box would have made these folders itself
         for name in ("proc", "dev", f"{INSIDE[1:]}/sandbox"):
@@ -78,24 +79,34 @@ class ContainerLayer:
             raise
         return box
 
-    async def run(self, spec: BoxSpec, place: Place, group: Cgroup) -> asyncio.subprocess.Process:
-        """crun on the root that is composed at the place; it ends with the container."""
+    def group_limits(self, limits: Limits) -> Limits:
+        """What the box's control group allows."""
+        return limits
+
+    async def run(self, spec: BoxSpec, place: Place, group: Cgroup) -> tuple[asyncio.subprocess.Process, Relay | None]:
+        """The runtime on the root that is composed at the place, and what relays to its agent; it ends with the container."""
         place.socket.unlink(missing_ok=True)
         listener = listen(place.socket)
         try:
-            config = self._config(spec, place.folder / "root", listener.fileno())
-            (place.folder / "config.json").write_text(json.dumps(config))
+            words = [
+                "--root", str(self.state), "--cgroup-manager=disabled", "run", f"--preserve-fds={listener.fileno() - 2}",
+                "--bundle", self.bundle(self.config(spec, place, ["--listen", str(listener.fileno())]), place), place.box_id,
+            ]  # fmt: skip
             return await asyncio.create_subprocess_exec(
-                self.crun, "--root", str(self.state), "--cgroup-manager=disabled", "run",
-                f"--preserve-fds={listener.fileno() - 2}", "--bundle", str(place.folder), place.box_id,
+                self.program, *words,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=(place.folder / "stderr").open("wb"),
                 pass_fds=(listener.fileno(),),
-                preexec_fn=_enter(group),
-            )  # fmt: skip
+                preexec_fn=enter(group),
+            ), None  # fmt: skip
         finally:
             listener.close()
+
+    def bundle(self, config: Mapping[str, Any], place: Place) -> str:
+        """Where the runtime finds what it is to run."""
+        (place.folder / "config.json").write_text(json.dumps(config))
+        return str(place.folder)
 
     def keep(self, name: str, box: ContainerBox) -> Image:
         """What the box has now as an image."""
@@ -117,17 +128,18 @@ class ContainerLayer:
             self._mounted[digest] = target
         return self._mounted[digest]
 
-    def _config(self, spec: BoxSpec, root: Path, listener: int) -> dict[str, Any]:
+    def config(self, spec: BoxSpec, place: Place, agent: Sequence[str]) -> dict[str, Any]:
+        """As the OCI runtime specification has it; `agent` are the agent's arguments."""
         limits = spec.limits
         main = AGENT_MAIN.format(path=INSIDE)
         capabilities = dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES)
         return {
             "ociVersion": "1.0.2",
             "hostname": "box",
-            "root": {"path": str(root), "readonly": False},
+            "root": {"path": str(place.folder / "root"), "readonly": False},
             "process": {
                 "user": {"uid": 0, "gid": 0},
-                "args": ["python3", "-S", "-E", "-B", "-c", main, "--listen", str(listener)],
+                "args": ["python3", "-S", "-E", "-B", "-c", main, *agent],
                 "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
                 "cwd": "/",
                 "noNewPrivileges": True,
@@ -138,10 +150,10 @@ class ContainerLayer:
                 ],
             },
             "mounts": [
-                _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
-                _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-                _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-                _mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={limits.disk_bytes}"),
+                kernel_mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+                kernel_mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+                kernel_mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
+                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={limits.disk_bytes}"),
                 {
                     "destination": f"{INSIDE}/sandbox",
                     "type": "bind",
@@ -158,15 +170,15 @@ class ContainerLayer:
         }
 
 
-def _mount(target: str, kind: str, *options: str) -> dict[str, Any]:
+def kernel_mount(target: str, kind: str, *options: str) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": kind, "options": list(options)}
 
 
-def _enter(group: Cgroup) -> Callable[[], None]:
-    def enter() -> None:
+def enter(group: Cgroup) -> Callable[[], None]:
+    def place_in_group() -> None:
         group.add(os.getpid())
 
-    return enter
+    return place_in_group
 
 
 @dataclass
@@ -183,6 +195,7 @@ class ContainerBox:
     user: tuple[int, int] = USER
     can: frozenset[str] = CAN
     process: asyncio.subprocess.Process | None = None
+    relay: Relay | None = None
     paused: bool = False
 
     @property
@@ -195,7 +208,7 @@ class ContainerBox:
 
     def prepare(self) -> None:
         """Room for what it writes: memory, bounded."""
-        self.cgroup.create(self.spec.limits)
+        self.cgroup.create(self.layer.group_limits(self.spec.limits))
         for name in ("writes", "root", "snapshots"):
             (self.place.folder / name).mkdir()
         mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"size={self.spec.limits.disk_bytes},mode=755")
@@ -209,17 +222,19 @@ class ContainerBox:
         lower = ":".join(str(layer) for layer in reversed(self.lower))
         options = f"lowerdir={lower},upperdir={self.upper},workdir={work}"
         mounts.mount("overlay", self.place.folder / "root", "overlay", data=options)
-        self.process = await self.layer.run(self.spec, self.place, self.cgroup)
+        self.process, self.relay = await self.layer.run(self.spec, self.place, self.cgroup)
 
     async def halt(self) -> None:
         """Ends all of its processes; its files stay."""
+        if self.relay is not None:
+            self.relay.close()
         await asyncio.to_thread(self.cgroup.kill)
         if self.process is not None:
             try:
                 async with asyncio.timeout(STOP_LIMIT_S):
                     await self.process.wait()
             except TimeoutError:
-                raise BoxUnavailableError(f"crun of box {self.place.box_id} does not end") from None
+                raise BoxUnavailableError(f"the runtime of box {self.place.box_id} does not end") from None
         mounts.leave(self.place.folder / "root")
         await asyncio.to_thread(shutil.rmtree, self.layer.state / self.place.box_id, ignore_errors=True)
 
