@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import textwrap
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,11 +47,15 @@ class Called:
 
 @dataclass(frozen=True)
 class Reach:
-    """How a living box is reached: its agent, its group's counters, and who its commands run as (None: the agent's user)."""
+    """How a living box is reached: its agent, its group's counters, and who its commands run as (None: the agent's user).
+
+    `shares_fate`: a program that takes too much takes the box with it; the counters tell that from a box that was lost.
+    """
 
     agent: Agent
     counters: Callable[[], Awaitable[Counters]]
     user: Sequence[int] | None
+    shares_fate: bool = False
 
 
 Act: TypeAlias = Callable[[Reach, int], Awaitable[tuple[dict[str, Any], bytes]]]  # with the call's number; facts and bytes
@@ -398,6 +403,12 @@ class Box:
             except asyncio.CancelledError:
                 reach.agent.tell({"op": "end", "id": next(self._requests), "command": seq})
                 raise
+            except BoxLostError:
+                verdict = _cause(before, await reach.counters()) if reach.shares_fate else None
+                if verdict is None:
+                    raise
+                ended = Result(verdict, signal=signal.SIGKILL, stdout=kept.stream(1), stderr=kept.stream(2))
+                return facts_of(ended, b"")
             result = _result(facts, kept, before, await reach.counters())
             if result.verdict in (Verdict.PIDS_LIMIT, Verdict.OUT_OF_MEMORY):  # what it started goes on at the limit
                 await self._ask(reach, {"op": "end", "command": seq})
@@ -456,6 +467,13 @@ class _Kept:
         return Output(head, tail, max(num_bytes, len(head) + len(tail)))
 
 
+def _cause(before: Counters, after: Counters) -> Verdict | None:
+    """What the box has been refused meanwhile."""
+    if after.num_oom_kills > before.num_oom_kills:
+        return Verdict.OUT_OF_MEMORY
+    return Verdict.PIDS_LIMIT if after.num_refused_forks > before.num_refused_forks else None
+
+
 def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Counters) -> Result:
     """The verdict, from what the agent says and what the host's counters show."""
     status, cause, sizes = facts.get("status"), facts.get("cause"), facts.get("num_bytes")
@@ -470,10 +488,8 @@ def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Coun
         verdict = Verdict(cause)
     elif code == 0:
         verdict = Verdict.OK
-    elif after.num_oom_kills > before.num_oom_kills:
-        verdict = Verdict.OUT_OF_MEMORY
-    elif after.num_refused_forks > before.num_refused_forks:
-        verdict = Verdict.PIDS_LIMIT
+    elif (counted := _cause(before, after)) is not None:
+        verdict = counted
     elif cause == "disk_full":
         verdict = Verdict.DISK_FULL
     else:

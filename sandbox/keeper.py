@@ -180,6 +180,7 @@ class Keeper:
             "socket": str(kept.place.socket),
             "cgroup": None if group is None else group.name,
             "user": kept.running.user,
+            "shares_fate": kept.running.shares_fate,
             "layer": kept.spec.layer,
             "runtime": kept.spec.runtime if kept.spec.layer is LayerName.CONTAINER else None,
             "image": kept.spec.image,

@@ -191,7 +191,7 @@ class Pool:
         async def counters() -> Counters:
             return Counters() if group is None else group.counters()
 
-        return Reach(agent, counters, facts["user"])
+        return Reach(agent, counters, facts["user"], facts["shares_fate"])
 
     def _lend(self, box: Box) -> Box:
         self._boxes[box.box_id] = box

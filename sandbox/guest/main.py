@@ -310,7 +310,7 @@ class Agent:
                 running.awaited.append(order["id"])
                 return
             if running.facts is not None:
-                self.sweep(running.number)  # where a supervisor is no subreaper it does not know what is left
+                self.sweep_group(running.number)  # where a supervisor is no subreaper it does not know what is left
         self.send({"id": order["id"], "type": "done"})
 
     def type_in(self, order: dict[str, Any], payload: bytes) -> None:
@@ -446,17 +446,20 @@ class Agent:
 
     def sweep(self, number: int) -> None:
         """Ends what has lost its supervisor: it has become this one's child, or is in a group by itself."""
-        while alone := watch.members(watch.group_of(number)):
-            for pid in alone:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.reap()
+        self.sweep_group(number)
         supervisors = {c.pid for c in self.commands.values()}
         while orphans := [pid for pid in watch.children(os.getpid()) if pid not in supervisors]:
             for orphan in orphans:
                 for pid in [orphan, *watch.descendants(orphan)]:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
+            self.reap()
+
+    def sweep_group(self, number: int) -> None:
+        while alone := watch.members(watch.group_of(number)):
+            for pid in alone:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.reap()
 
     def finish(self, running: command.Command, facts: dict[str, Any]) -> None:

@@ -43,6 +43,10 @@ class Running(Protocol):
     def user(self) -> tuple[int, int] | None:
         """Who commands run as, user and group; None where the agent itself is nobody else."""
 
+    @property
+    def shares_fate(self) -> bool:
+        """A program that takes more memory or processes than there are takes the box with it."""
+
     async def wait(self) -> None:
         """Returns when the box has ended by itself."""
 

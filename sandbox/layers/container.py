@@ -46,6 +46,8 @@ STOP_LIMIT_S = 10.0
 class ContainerLayer:
     """Starts boxes with crun; `folder` is the pool's, in whose mount namespace the layers are mounted, once each."""
 
+    shares_fate = False
+
     def __init__(self, folder: Path, images: Images, runtime: str = "crun") -> None:
         if os.geteuid() != 0:
             raise UnsupportedError("the container layer needs root for its mounts; use the function layer, or Docker")
@@ -53,7 +55,6 @@ class ContainerLayer:
         if program is None:
             raise UnsupportedError(f"the container layer needs {runtime}: apt-get install {runtime} erofs-utils")
         self.program, self.state, self._images = program, folder / runtime, images
-        self._mounted: dict[str, Path] = {}
         self._points = mounts.STAGE / "points"  # below every image: else a box would have made these folders itself
         for name in ("proc", "dev", f"{INSIDE[1:]}/sandbox"):
             (self._points / name).mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ class ContainerLayer:
         digests = self._images.get(spec.image).layers
         lower = [self._points, *(self._layer(digest) for digest in digests)]
         self._users.update(below)
-        box = ContainerBox(self, spec, place, lower, below, digests, Cgroup(place.box_id))
+        box = ContainerBox(self, spec, place, lower, below, digests, Cgroup(place.box_id), shares_fate=self.shares_fate)
         try:
             await asyncio.to_thread(box.prepare)
             await box.launch()
@@ -121,12 +122,11 @@ class ContainerLayer:
 
     def _layer(self, digest: str) -> Path:
         """The mounted layer; its pages are shared by all boxes."""
-        if digest not in self._mounted:
-            target = mounts.STAGE / digest[:16]
-            target.mkdir(parents=True)
+        target = mounts.STAGE / digest[:16]
+        if not os.path.ismount(target):  # by this runtime's layer or by another's
+            target.mkdir(parents=True, exist_ok=True)
             mounts.mount_image(self._images.layer(digest), target)
-            self._mounted[digest] = target
-        return self._mounted[digest]
+        return target
 
     def config(self, spec: BoxSpec, place: Place, agent: Sequence[str]) -> dict[str, Any]:
         """As the OCI runtime specification has it; `agent` are the agent's arguments."""
@@ -194,6 +194,7 @@ class ContainerBox:
     cgroup: Cgroup
     user: tuple[int, int] = USER
     can: frozenset[str] = CAN
+    shares_fate: bool = False
     process: asyncio.subprocess.Process | None = None
     relay: Relay | None = None
     paused: bool = False

@@ -133,6 +133,7 @@ class FunctionBox:
     process: asyncio.subprocess.Process
     cgroup: Cgroup | None
     user: None = None
+    shares_fate: bool = False
 
     @property
     def can(self) -> frozenset[str]:

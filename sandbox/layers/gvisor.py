@@ -2,8 +2,8 @@
 
 It does not protect against: holes in gVisor; side channels. It is another kernel, and shows it. Memory and processes are
 limited for the box as a whole, and a program that asks for too much of them takes its box with it: that command gets its
-verdict, later ones a lost box. One process alone that asks for too much memory gets none, and the box goes on. System calls
-and starts of programs are slow. Debian 12 has a version of 2022, in which coreutils' `ls` and `stat` of files fail.
+verdict, later ones a lost box. System calls and starts of programs are slow. Debian 12 has a version of 2022, in which
+coreutils' `ls` and `stat` of files fail.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ THREADS_EACH, KERNEL_THREADS = 4, 256  # on the host, for each of the box's, and
 
 class GVisorLayer(ContainerLayer):
     """Starts boxes with runsc, whose agent speaks over pipes: no socket of the host's leads into such a box."""
+
+    shares_fate = True
 
     def __init__(self, folder: Path, images: Images) -> None:
         super().__init__(folder, images, "runsc")
@@ -68,8 +70,6 @@ class GVisorLayer(ContainerLayer):
 
     def config(self, spec: BoxSpec, place: Place, agent: Sequence[str]) -> dict[str, Any]:
         config = super().config(spec, place, agent)
-        limit = spec.limits.memory_bytes
-        config["process"]["rlimits"].append({"type": "RLIMIT_DATA", "soft": limit, "hard": limit})
         config["mounts"].append(
             {"destination": "/tmp", "type": "bind", "source": str(place.folder / "root/tmp"), "options": ["rw"]}
         )  # else it puts a file system of its own there, without a bound
