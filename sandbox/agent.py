@@ -6,8 +6,9 @@ Nothing that comes in is trusted: sizes are bounded, fields are checked for thei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,22 @@ Handler = Callable[[dict[str, Any], bytes], None]
 CONNECT_LIMIT_S = 10.0
 
 
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Another path to the same socket: that of a socket has to be short, and a folder's may be long."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
 class Agent(asyncio.Protocol):
     """A connection. Once it is broken, every request that waits gets the error, and so does every later one."""
 
-    def __init__(self) -> None:
+    def __init__(self, whose: str = "the box") -> None:
+        """`whose`: the box in words, for errors."""
+        self._whose = whose
         self._decoder = Decoder()
         self._handlers: dict[int, Handler] = {}
         self._ended: dict[int, asyncio.Future[Any]] = {}
@@ -37,13 +50,28 @@ class Agent(asyncio.Protocol):
         Raises:
             OSError: nobody listens there. TimeoutError: it did not take the connection.
         """
-        folder = os.open(path.parent, os.O_PATH)  # a socket's path is short, a folder's may be long
-        try:
+        with short_path(path) as short:
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                loop = asyncio.get_running_loop()
-                _, agent = await loop.create_unix_connection(cls, f"/proc/self/fd/{folder}/{path.name}")
-        finally:
-            os.close(folder)
+                _, agent = await asyncio.get_running_loop().create_unix_connection(cls, short)
+        return agent
+
+    @classmethod
+    async def connect_by(cls, gate: tuple[str, int], token: str, box_id: str, whose: str) -> Agent:
+        """A connection to the agent of a box on another node, by that node's gate (`sandbox/host.py`).
+
+        Raises:
+            BoxLostError: the box, or the gate, is gone. OSError, TimeoutError: the gate is out of reach.
+        """
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            loop = asyncio.get_running_loop()
+            _, agent = await loop.create_connection(lambda: cls(whose), *gate)
+            try:
+                await agent.ask({"op": "reach", "id": 1, "token": token, "box": box_id})
+            except BaseException as error:
+                agent.close()
+                if isinstance(error, ValueError):  # what the gate says of the box
+                    raise BoxLostError(str(error)) from None
+                raise
         return agent
 
     async def ask(self, order: dict[str, Any], payload: bytes = b"", on: Handler | None = None) -> tuple[dict[str, Any], bytes]:
@@ -100,10 +128,10 @@ class Agent(asyncio.Protocol):
             for header, payload in self._decoder.feed(data):
                 self._hand_on(header, payload)
         except FrameError as error:
-            self._break(f"the box's agent sent what is no answer: {error}")
+            self._break(f"the agent of {self._whose} sent what is no answer: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._break("the connection to the box ended")
+        self._break(f"the connection to {self._whose} ended")
 
     def pause_writing(self) -> None:
         self._room.clear()

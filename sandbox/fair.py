@@ -45,6 +45,12 @@ class FairQueue(Generic[T]):
         self._waiting.setdefault(label, OrderedDict())[item] = None
         self._length += 1
 
+    def put_back(self, label: str, item: T) -> None:
+        """Puts an item that was taken, and could not be served after all, before all others: its turn has not been had."""
+        self.add(label, item)
+        self._waiting[label].move_to_end(item, last=False)
+        self._waiting.move_to_end(label, last=False)
+
     def remove(self, label: str, item: T) -> bool:
         """Takes out an item that waits no longer; whether it was there."""
         if item not in self._waiting.get(label, ()):

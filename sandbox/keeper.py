@@ -32,6 +32,7 @@ from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 SOCKET_NAME, LOCK_NAME = "keeper", "lock"
 KEPT_ALREADY = 75  # exit code of a keeper whose pool has one
 START_LIMIT_S = 30.0  # for a box's agent to answer
+PAGE = 64  # boxes in one answer: a frame is bounded
 LOOK_S = 0.2  # between two looks at leases and lifetimes
 
 
@@ -154,8 +155,13 @@ class Keeper:
         if op == "facts":
             found = self.boxes.get(order["box"])
             return {"box": None if found is None else self._facts(found)}
+        if op == "names":
+            return {"names": list(self.boxes)}
+        if op == "totals":
+            return self._totals()
         if op == "list":
-            return {"boxes": [self._facts(kept) for kept in self.boxes.values()]}
+            later = [kept for kept in self.boxes.values() if kept.place.number > order["after"]]
+            return {"boxes": [self._facts(kept) for kept in sorted(later, key=lambda kept: kept.place.number)[:PAGE]]}
         if op == "close":
             self._closing.set()
             return {}
@@ -173,10 +179,21 @@ class Keeper:
             await _answers(kept.running, kept.place)
         return said
 
+    def _totals(self) -> dict[str, Any]:
+        """What the boxes may take, all together, and the images of those that live."""
+        limits = [kept.spec.limits for kept in self.boxes.values()]
+        return {
+            "num_boxes": len(limits),
+            "memory_bytes": sum(of.memory_bytes for of in limits),
+            "num_pids": sum(of.num_pids for of in limits),
+            "images": sorted({kept.spec.image for kept in self.boxes.values() if kept.spec.image is not None}),
+        }
+
     def _facts(self, kept: Kept) -> dict[str, Any]:
         group = kept.running.cgroup
         return {
             "id": kept.place.box_id,
+            "number": kept.place.number,
             "socket": str(kept.place.socket),
             "cgroup": None if group is None else group.name,
             "user": kept.running.user,

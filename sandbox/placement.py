@@ -59,7 +59,7 @@ class Amount(NamedTuple):
         )
 
 
-STARTED = Amount(num_starting=1)
+NOTHING, STARTED = Amount(), Amount(num_starting=1)
 
 
 def need_of(spec: BoxSpec) -> Amount:
@@ -74,7 +74,7 @@ class Ledger:
     >>> ledger.take(Amount(60 << 20, 128, 1, 1))
     >>> ledger.take(Amount(60 << 20, 128, 1, 1))
     Traceback (most recent call last):
-    sandbox.placement.RefusedError: no room: 60 of 100 memory_bytes (MiB) are taken, and 60 more are asked for
+    sandbox.placement.RefusedError: no room: 60 of 100 memory_bytes (MiB) are taken, 60 more are asked for
     """
 
     def __init__(self, room: Amount) -> None:
@@ -91,7 +91,7 @@ class Ledger:
             if asked and taken + asked > total:
                 unit, shown = (MIB, " (MiB)") if name == "memory_bytes" else (1, "")
                 raise RefusedError(
-                    f"no room: {taken // unit} of {total // unit} {name}{shown} are taken, and {asked // unit} more are asked for"
+                    f"no room: {taken // unit} of {total // unit} {name}{shown} are taken, {asked // unit} more are asked for"
                 )
         self.used = after
 
@@ -107,7 +107,7 @@ class Report:
     name: str
     layers: frozenset[LayerName]
     room: Amount
-    used: Amount = Amount()
+    used: Amount = NOTHING
     images: frozenset[str] = frozenset()  # in its store
     warm: frozenset[str] = frozenset()  # of these boxes live there now: layers mounted, pages in memory
     why_not: Mapping[LayerName, str] = field(default_factory=dict)  # layers that could not be had there
@@ -137,6 +137,7 @@ class Request:
     spec: BoxSpec
     label: str = ""
     tried: set[str] = field(default_factory=set)
+    num_placed: int = 0
     need: Amount = field(init=False)
 
     def __post_init__(self) -> None:
@@ -221,7 +222,12 @@ class Scheduler:
         return bool(self._order) and all(seen.report.objection(spec) is not None for seen in self._order)
 
     def submit(self, request: Request) -> None:
-        self.waiting.add(request.label, request)
+        """One that was placed, and refused there, is the next."""
+        if request.num_placed:
+            self.waiting.put_back(request.label, request)
+            self._stuck.discard(request.label)
+        else:
+            self.waiting.add(request.label, request)
 
     def withdraw(self, request: Request) -> None:
         """It waits no longer."""
@@ -242,6 +248,7 @@ class Scheduler:
                     continue
                 request = self.waiting.take(label)
                 seen.change(now, request.need, 1)
+                request.num_placed += 1
                 moved = True
                 yield request, seen.report.node
 

@@ -26,7 +26,7 @@ from sandbox.cgroups import Cgroup, Counters
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
-from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
+from sandbox.spec import BoxSpec, LayerName, Limits, Runtime, check_labels
 
 HOME = Path("~/.local/share/polymath/sandbox")
 KINDS = {
@@ -151,11 +151,12 @@ class Pool:
         Raises:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
         """
+        check_labels(labels := dict(labels or {}))
         spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless, ttl_s)
         box_id = f"{self.name}-{name or secrets.token_hex(4)}"
         if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
             return box
-        facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=dict(labels or {})))["box"]
+        facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=labels))["box"]
         return self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
 
     async def find(self, box_id: str, limits: Limits) -> Box:
@@ -231,8 +232,10 @@ async def boxes_below(home: Path) -> list[dict[str, Any]]:
         except (OSError, TimeoutError):
             continue  # it has just gone, or was killed
         try:
-            reply, _ = await keeper.ask({"op": "list", "id": 1})
-            found += reply["boxes"]
+            after = 0
+            while page := (await keeper.ask({"op": "list", "id": 1, "after": after}))[0]["boxes"]:
+                found += page
+                after = page[-1]["number"]
         finally:
             keeper.close()
     return found

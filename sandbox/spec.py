@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -21,6 +22,12 @@ def lifetime(*, agent_s: float, verifier_s: float, start_s: float = 60.0) -> flo
         if value < 0:
             raise ValueError(f"{name}: got {value}; it must be at least 0")
     return agent_s + verifier_s + start_s
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raises ValueError unless there are at most 16 of them, of at most 60 characters each."""
+    if len(labels) > 16 or any(len(key) > 60 or len(value) > 60 for key, value in labels.items()):
+        raise ValueError(f"labels: got {labels}; at most 16, names and values of at most 60 characters each")
 
 
 class LayerName(StrEnum):

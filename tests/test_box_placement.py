@@ -139,7 +139,7 @@ def test_a_ledger_lends_all_or_nothing() -> None:
     for _ in range(8):
         ledger.take(placement.need_of(SPEC))
     before = ledger.used
-    with pytest.raises(RefusedError, match="8 of 8 num_starting are taken, and 1 more are asked for"):
+    with pytest.raises(RefusedError, match="8 of 8 num_starting are taken, 1 more are asked for"):
         ledger.take(placement.need_of(SPEC))
     assert ledger.used == before
     ledger.give(placement.STARTED)
@@ -166,6 +166,11 @@ def test_a_fair_queue_gives_each_label_its_turn_whoever_leaves() -> None:
     assert taken == [item for three in zip(*expected.values(), strict=True) for item in three]
     assert not len(queue)
     assert not queue.labels()
+    for label, item in (("a", 1), ("a", 2), ("b", 3)):
+        queue.add(label, item)
+    assert (queue.take(), queue.take()) == (1, 3)
+    queue.put_back("b", 3)
+    assert [queue.take(), queue.take()] == [3, 2]
 
 
 def test_turns_go_round_and_a_cancelled_wait_loses_none() -> None:
