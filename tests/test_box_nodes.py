@@ -6,14 +6,24 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
+from ray.cluster_utils import Cluster as RayCluster
 
+from sandbox.actor import RayFleet
+from sandbox.agent import Agent
+from sandbox.blocking import BlockingPool
 from sandbox.box import Box
 from sandbox.cluster import ClusterPool, NodeLostError
 from sandbox.commandlog import CommandChangedError
@@ -22,6 +32,7 @@ from sandbox.host import Host, HostSettings
 from sandbox.placement import Amount, RefusedError, Report
 from sandbox.result import Result, Verdict
 from sandbox.spec import Limits
+from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
 SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_bytes=4096)
@@ -270,8 +281,6 @@ def test_the_gate_opens_to_who_knows_the_token_alone(tmp_path: Path) -> None:
     async def work(pool: ClusterPool, fleet: HereFleet) -> None:
         box = await pool.create(limits=SMALL)
         [node] = pool._nodes.values()
-        from sandbox.agent import Agent
-
         with pytest.raises(BoxLostError):
             await Agent.connect_by(node.gate, "0" * 32, box.box_id, "it")
         with pytest.raises(BoxLostError, match="none is gone"):
