@@ -56,8 +56,10 @@ class Agent(asyncio.Protocol):
         return agent
 
     @classmethod
-    async def connect_by(cls, gate: tuple[str, int], token: str, box_id: str, whose: str) -> Agent:
-        """A connection to the agent of a box on another node, by that node's gate (`sandbox/host.py`).
+    async def connect_to(
+        cls, gate: tuple[str, int], token: str, op: str, box_id: str, whose: str
+    ) -> tuple[Agent, dict[str, Any]]:
+        """A connection to the gate of another node (`sandbox/host.py`), and its answer to a first order.
 
         Raises:
             BoxLostError: the box, or the gate, is gone. OSError, TimeoutError: the gate is out of reach.
@@ -66,13 +68,13 @@ class Agent(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             _, agent = await loop.create_connection(lambda: cls(whose), *gate)
             try:
-                await agent.ask({"op": "reach", "id": 1, "token": token, "box": box_id})
+                answer, _ = await agent.ask({"op": op, "id": 1, "token": token, "box": box_id})
             except BaseException as error:
                 agent.close()
                 if isinstance(error, ValueError):  # what the gate says of the box
                     raise BoxLostError(str(error)) from None
                 raise
-        return agent
+        return agent, answer
 
     async def ask(self, order: dict[str, Any], payload: bytes = b"", on: Handler | None = None) -> tuple[dict[str, Any], bytes]:
         """The last frame that answers this order; `on` gets those before it.

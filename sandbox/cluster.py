@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +71,9 @@ class _Node:
     host: HostHandle
     gate: tuple[str, int]
     listening: asyncio.Task[None] | None = field(default=None, repr=False)
+    counting: Agent | None = field(default=None, repr=False)  # to the gate, for counters
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(2), repr=False)  # of what is asked there
+    connecting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
 
 class ClusterPool(Pool):
@@ -146,6 +150,8 @@ class ClusterPool(Pool):
                 raise error
 
     async def _end(self, node: _Node) -> None:
+        if node.counting is not None:
+            node.counting.close()
         try:
             await node.host.close()
         finally:
@@ -214,6 +220,8 @@ class ClusterPool(Pool):
             self._lost[box_id] = f"{gone.name} ({why})"
             if (box := self._boxes.pop(box_id, None)) is not None:
                 box.close_connection()
+        if gone.counting is not None:
+            gone.counting.close()
         gone.host.kill()
         if gone.listening is not None and gone.listening is not asyncio.current_task():
             gone.listening.cancel()
@@ -236,7 +244,7 @@ class ClusterPool(Pool):
             if op == "destroy":
                 return {}
             if box_id in self._lost:
-                raise BoxLostError(f"box {box_id} was lost with node {self._lost[box_id]}")
+                raise self._was_lost(box_id)
             raise BoxLostError(f"box {box_id} is gone")
         node = self._nodes[where]
         try:
@@ -342,14 +350,37 @@ class ClusterPool(Pool):
         node = self._nodes[where]
         whose = f"box {box_id} on node {node.name}"
         try:
-            agent = await Agent.connect_by(node.gate, self._settings.token, box_id, whose)
+            agent, _ = await Agent.connect_to(node.gate, self._settings.token, "reach", box_id, whose)
         except (OSError, TimeoutError) as error:
             raise BoxUnavailableError(f"{whose} did not take a connection: {error}") from error
 
-        async def counters() -> Counters:
-            return Counters(**await self.tell("counters", box=box_id))
+        return Reach(agent, lambda: self._counters(node, box_id), facts["user"])
 
-        return Reach(agent, counters, facts["user"])
+    async def _counters(self, node: _Node, box_id: str) -> Counters:
+        """By a connection of their own, one for all boxes of a node: they are asked for twice in each command."""
+        async with node.connecting:
+            if node.counting is None or node.counting.broken is not None:
+                if box_id in self._lost:
+                    raise self._was_lost(box_id)
+                whose = f"node {node.name}"
+                connected = Agent.connect_to(node.gate, self._settings.token, "counters", box_id, whose)
+                try:
+                    node.counting, answer = await connected
+                except (OSError, TimeoutError) as error:
+                    raise BoxLostError(f"box {box_id} is out of reach: {whose} did not take a connection: {error}") from error
+                return Counters(**answer["counters"])
+        try:
+            answer, _ = await node.counting.ask({"op": "counters", "id": next(node.numbers), "box": box_id})
+        except ValueError as error:
+            raise BoxLostError(str(error)) from None
+        except BoxLostError:
+            if box_id in self._lost:
+                raise self._was_lost(box_id) from None
+            raise
+        return Counters(**answer["counters"])
+
+    def _was_lost(self, box_id: str) -> BoxLostError:
+        return BoxLostError(f"box {box_id} was lost with node {self._lost[box_id]}")
 
     async def _end_box(self, node: _Node, box_id: str) -> None:
         with contextlib.suppress(SandboxError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ HELLO_LIMIT_S = 10.0
 TRY_LIMIT_S = 30.0  # for a box that shows whether a layer can be had
 LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whatever the limits of those there add up to
 TRIED = Limits(memory_bytes=64 << 20, wall_s=10.0)
-OF_BOXES = frozenset({"destroy", "facts", "counters", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
+OF_BOXES = frozenset({"destroy", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Host:
         self._ledger = Ledger(settings.room or whole_machine())
         self._needs = dict[str, Amount]()  # of boxes that were made through here, by their ids here
         self._starting = dict[str, asyncio.Task[dict[str, Any]]]()
+        self._groups = dict[str, Cgroup | None]()  # of boxes whose counters were asked for
         self._layers = frozenset[LayerName]()
         self._why_not = dict[LayerName, str]()
         self._gate: asyncio.Server | None = None
@@ -112,8 +113,6 @@ class Host:
             raise ValueError(f"op: got {op!r}; a node takes create and {', '.join(sorted(OF_BOXES))}")
         if op == "destroy":
             return await self._destroy(box_id)
-        if op == "counters":
-            return await self._counters(box_id)
         if op == "fork":
             return await self._fork(box_id, words)
         said = await self.pool.tell(op, **{**words, "box": box_id})
@@ -142,6 +141,7 @@ class Host:
         if begun is not None:  # its client has given it up
             await asyncio.wait([begun])
         await self.pool.tell("destroy", box=box_id)
+        self._groups.pop(box_id, None)
         if (need := self._needs.pop(box_id, None)) is not None:
             self._ledger.give(need)
         return {}
@@ -158,11 +158,6 @@ class Host:
         except BaseException:
             self._ledger.give(Amount().plus(need, count))
             raise
-
-    async def _counters(self, box_id: str) -> dict[str, Any]:
-        group = (await self._facts(box_id))["cgroup"]
-        counters = None if group is None else Cgroup(group).counters()
-        return {} if counters is None else dict(vars(counters))
 
     async def _facts(self, box_id: str) -> dict[str, Any]:
         facts: dict[str, Any] | None = (await self.pool.tell("facts", box=box_id))["box"]
@@ -210,15 +205,22 @@ class Host:
     # the gate
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Whoever knows the token gets the agent of the box that it names: from then on bytes are passed on as they are."""
+        """Answers whoever knows the token: with boxes' counters, as often as it asks, until it asks to reach a box's agent.
+
+        From then on bytes are passed on as they are.
+        """
+        orders = _orders(reader)
         with contextlib.closing(writer):
             try:
                 async with asyncio.timeout(HELLO_LIMIT_S):
-                    order = await _first(reader)
-                    if not hmac.compare_digest(str(order.get("token")).encode(), self._settings.token.encode()):
-                        return
-                    inner = await self._agent(self._here(str(order.get("box"))))
-            except (FrameError, OSError, TimeoutError):  # somebody else's words
+                    order = await anext(orders)
+                if not hmac.compare_digest(str(order.get("token")).encode(), self._settings.token.encode()):
+                    return
+                while order.get("op") == "counters":
+                    writer.write(encode({"id": order.get("id"), **await self._counters(self._here(str(order.get("box"))))}))
+                    order = await anext(orders)
+                inner = await self._agent(self._here(str(order.get("box"))))
+            except (FrameError, OSError, TimeoutError, StopAsyncIteration):  # somebody else's words, or none
                 return
             except SandboxError as error:
                 writer.write(encode({"id": order.get("id"), "type": "error", "message": str(error)[:2000]}))
@@ -230,6 +232,17 @@ class Host:
                 for way in ways:
                     way.cancel()
 
+    async def _counters(self, box_id: str) -> dict[str, Any]:
+        """A reply: the counters of a box, or that it is gone."""
+        try:
+            if box_id not in self._groups:
+                name = (await self._facts(box_id))["cgroup"]
+                self._groups[box_id] = None if name is None else Cgroup(name)
+        except SandboxError as error:
+            return {"type": "error", "message": str(error)[:2000]}
+        group = self._groups[box_id]
+        return {"type": "done", "counters": {} if group is None else vars(group.counters())}
+
     async def _agent(self, box_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         path = Path((await self._facts(box_id))["socket"])
         try:
@@ -239,13 +252,12 @@ class Host:
             raise BoxLostError(f"box {self._there(box_id)} did not take a connection: {error}") from error
 
 
-async def _first(reader: asyncio.StreamReader) -> dict[str, Any]:
-    """The first frame, after which its sender waits."""
+async def _orders(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """The frames that come, as long as the sender waits for the answer to one that changes what the bytes are."""
     decoder = Decoder()
     while data := await reader.read(1 << 12):
         for header, _ in decoder.feed(data):
-            return header
-    raise FrameError("the connection ended before a frame did")
+            yield header
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -250,7 +250,11 @@ def test_a_client_that_comes_back_finds_its_boxes_on_their_nodes(tmp_path: Path)
         box = await pool.create(limits=SMALL, name="one")
         await box.write_file("/tmp/x", b"kept")
         said = (await box.exec("echo $$; cat /tmp/x")).stdout.text
-        for host in fleet.hosts:  # as if it were killed
+        box.close_connection()  # as if it were killed
+        for node in pool._nodes.values():
+            if node.counting is not None:
+                node.counting.close()
+        for host in fleet.hosts:
             assert host.host.pool._keeper is not None
             host.host.pool._keeper.close()
         return on(pool, box), said
@@ -282,9 +286,9 @@ def test_the_gate_opens_to_who_knows_the_token_alone(tmp_path: Path) -> None:
         box = await pool.create(limits=SMALL)
         [node] = pool._nodes.values()
         with pytest.raises(BoxLostError):
-            await Agent.connect_by(node.gate, "0" * 32, box.box_id, "it")
+            await Agent.connect_to(node.gate, "0" * 32, "reach", box.box_id, "it")
         with pytest.raises(BoxLostError, match="none is gone"):
-            await Agent.connect_by(node.gate, pool._settings.token, f"{pool.name}-none", "it")
+            await Agent.connect_to(node.gate, pool._settings.token, "reach", f"{pool.name}-none", "it")
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, b""):
             reader, writer = await asyncio.open_connection(*node.gate)
             writer.write(words)
