@@ -65,6 +65,7 @@ bench: env env-vllm
 	$(BIN)/python -m tests.bench.weights --write
 	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50
 	$(BIN)/python -m tests.bench.grpo_step --write --sweep
+	$(BIN)/python -m tests.sim.placement --write
 
 soak: env env-vllm
 	$(BIN)/python -m tests.soak.kills

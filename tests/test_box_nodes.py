@@ -241,6 +241,35 @@ def test_a_node_that_dies_takes_its_boxes_and_one_that_joins_gets_new_ones(tmp_p
     run(tmp_path, "ab", work)
 
 
+@pytest.mark.parametrize("killed", ["host", "keeper"])
+def test_a_node_whose_host_or_keeper_ends_is_used_again_without_what_was_lost(tmp_path: Path, killed: str) -> None:
+    async def work(pool: ClusterPool, fleet: HereFleet) -> None:
+        box, first = await pool.create(limits=SMALL), fleet.hosts[0].host
+        if killed == "keeper":
+            assert first.pool._process is not None
+            first.pool._process.kill()
+        else:
+            fleet.ended.add("a")
+        while not pool.lost():
+            await asyncio.sleep(0.02)
+        fleet.ended.clear()
+        while not pool.nodes():
+            await asyncio.sleep(0.02)
+        with pytest.raises(BoxLostError, match="was lost with node a"):
+            await box.exec("true")
+        while (await fleet.hosts[-1].report()).used.num_boxes:
+            await asyncio.sleep(0.02)
+        assert (await (await pool.create(limits=SMALL)).exec("true")).ok
+        assert first._gate is not None
+        assert first.pool._process is not None
+        first._gate.close()
+        if killed == "host":
+            await fleet.hosts[-1].host.pool.tell("close")
+        first.pool._process.wait(10)  # the one that came back is not its parent
+
+    run(tmp_path, "a", work)
+
+
 def test_a_client_that_comes_back_finds_its_boxes_on_their_nodes(tmp_path: Path) -> None:
     fleet = HereFleet({"a", "b"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from sandbox.blocking import BlockingPool
 from sandbox.images import Images
-from sandbox.pool import Pool
+from sandbox.pool import Pool, boxes_below
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
@@ -51,6 +52,12 @@ def test_ps_shows_the_labels_of_boxes(tmp_path: Path) -> None:
         lines = polymath(tmp_path, "ps").stdout.decode().splitlines()
         assert lines[0].split()[-1] == "LABELS"
         assert lines[1].split()[-2:] == ["lives", "run=maths-3,task=17"]
+        for _ in range(2):
+            pool.create()
+        numbers = [facts["number"] for facts in asyncio.run(boxes_below(tmp_path))]
+        assert numbers == sorted(numbers)
+        rest = pool.wait(pool.pool.tell("list", after=numbers[0]))["boxes"]  # as they are asked for in pages
+        assert [facts["number"] for facts in rest] == numbers[1:]
 
 
 def test_images_are_built_on_one_another_and_share_what_is_the_same(tmp_path: Path) -> None:
