@@ -70,6 +70,13 @@ class BlockingPool:
 
     create = _creating(Pool.create)
 
+    @functools.wraps(Pool.warm)
+    def warm(self, *arguments: Any, **named: Any) -> None:
+        self.wait(self.pool.warm(*arguments, **named))
+
+    def release(self, box: BlockingBox) -> None:
+        self.wait(self.pool.release(box.box))
+
     def destroy(self, box: BlockingBox) -> None:
         self.wait(self.pool.destroy(box.box))
 
@@ -96,6 +103,7 @@ class BlockingBox:
     resume = _of_box(Box.resume)
     snapshot = _of_box(Box.snapshot)
     rollback = _of_box(Box.rollback)
+    reset = _of_box(Box.reset)
     diff = _of_box(Box.diff)
     commit = _of_box(Box.commit)
 

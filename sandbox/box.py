@@ -293,6 +293,10 @@ class Box:
         """Gives it the files of a snapshot again; everything that runs in it is ended."""
         await self._act("rollback", snapshot=snapshot)
 
+    async def reset(self) -> None:
+        """Makes it as new: its image's files and nothing else, and no processes."""
+        await self._act("reset")
+
     async def fork(self, count: int) -> list[Box]:
         """So many new boxes that begin with its files, share what they do not change, and go their own ways."""
         facts = await self._act("fork", count=count)
@@ -318,7 +322,7 @@ class Box:
             if op == "fork":
                 more = {"names": [f"{self.box_id}.{seq}.{i}" for i in range(words["count"])]}
             said = await self._keeper.tell(op, box=self.box_id, **words, **more)
-            if op == "rollback":
+            if op in ("rollback", "reset"):
                 reach.agent.close()
                 self._reach = await self._keeper.reach(self.box_id)
             self._paused = op == "pause"

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import sys
@@ -28,11 +29,13 @@ from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
 from sandbox.layers.base import Layer, Place, Running, listen
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
+from sandbox.warm import Shelf
 
 SOCKET_NAME, LOCK_NAME = "keeper", "lock"
 KEPT_ALREADY = 75  # exit code of a keeper whose pool has one
 START_LIMIT_S = 30.0  # for a box's agent to answer
 PAGE = 64  # boxes in one answer: a frame is bounded
+READY_LABELS = {"run": ".ready"}  # they wait for their turn as everyone does
 LOOK_S = 0.2  # between two looks at leases and lifetimes
 
 
@@ -40,12 +43,17 @@ LOOK_S = 0.2  # between two looks at leases and lifetimes
 class Kept:
     """A living box: what it was asked to be, what runs, and until when."""
 
+    box_id: str
     spec: BoxSpec
     labels: Mapping[str, str]
     place: Place
     running: Running
     until: float  # of time.monotonic()
     ended: asyncio.Task[None] = field(repr=False)
+
+    @property
+    def lives(self) -> bool:
+        return not self.ended.done()
 
 
 class Keeper:
@@ -55,6 +63,7 @@ class Keeper:
         self.layers: dict[tuple[LayerName, Runtime], Layer] = {}
         self.owners: set[asyncio.StreamWriter] = set()
         self.alone_since = time.monotonic()
+        self.shelf = Shelf(self._start_ahead)
         self._starting = Turns(num_starting)  # so that a burst of requests does not starve those that are nearly up
         self._numbers = iter(range(1, 1 << 30))
         self._closing = asyncio.Event()
@@ -73,6 +82,7 @@ class Keeper:
                     await self.destroy(box_id)
         finally:
             server.close()
+            await asyncio.gather(*(self._end(kept) for kept in await self.shelf.close()))
             await asyncio.gather(*(self.destroy(box_id) for box_id in list(self.boxes)))
 
     @property
@@ -86,9 +96,21 @@ class Keeper:
         return self.layers[kind]
 
     async def create(self, box_id: str, spec: BoxSpec, labels: Mapping[str, str], below: Sequence[Path] = ()) -> Kept:
+        """A box: one that is ready, or a new one. `below`: what it begins with where it is a fork."""
         if box_id in self.boxes:
             raise ValueError(f"box {box_id} is there already")
+        kept = None if below else self.shelf.take(spec)
+        if kept is None:
+            kept = await self._start(box_id, next(self._numbers), spec, labels, below)
+        kept.box_id, kept.spec, kept.labels, kept.until = box_id, spec, labels, time.monotonic() + spec.ttl_s
+        self.boxes[box_id] = kept
+        return kept
+
+    async def _start_ahead(self, spec: BoxSpec) -> Kept:
         number = next(self._numbers)
+        return await self._start(f"{self.folder.name}-ready{number}", number, spec, READY_LABELS, ())
+
+    async def _start(self, box_id: str, number: int, spec: BoxSpec, labels: Mapping[str, str], below: Sequence[Path]) -> Kept:
         place = Place(box_id, number, self.folder / "boxes" / str(number))
         place.folder.mkdir(parents=True, mode=0o711)
         try:
@@ -99,15 +121,31 @@ class Keeper:
         except BaseException:
             shutil.rmtree(place.folder, ignore_errors=True)
             raise
-        ended = asyncio.create_task(running.wait())
-        kept = Kept(spec, labels, place, running, time.monotonic() + spec.ttl_s, ended)
-        self.boxes[box_id] = kept
-        return kept
+        return Kept(box_id, spec, labels, place, running, math.inf, asyncio.create_task(running.wait()))
 
     async def destroy(self, box_id: str) -> None:
         kept = self.boxes.pop(box_id, None)
+        if kept is not None:
+            await self._end(kept)
+
+    async def release(self, box_id: str) -> None:
+        """Gives a box back: it is made as new for the next one who wants such a box, or ended."""
+        kept = self.boxes.pop(box_id, None)
         if kept is None:
             return
+        if "reset" in kept.running.can and kept.lives and self.shelf.wants(kept.spec):
+            try:
+                await kept.running.act("reset", {})
+                await _answers(kept.running, kept.place)
+            except (SandboxError, OSError) as error:
+                print(f"box {box_id} could not be made as new: {error}", file=sys.stderr)
+            else:
+                kept.until = math.inf
+                self.shelf.put(kept.spec, kept)
+                return
+        await self._end(kept)
+
+    async def _end(self, kept: Kept) -> None:
         await kept.running.destroy()
         kept.ended.cancel()
         await asyncio.to_thread(shutil.rmtree, kept.place.folder, ignore_errors=True)
@@ -150,6 +188,13 @@ class Keeper:
         if op == "destroy":
             await self.destroy(order["box"])
             return {}
+        if op == "release":
+            await self.release(order["box"])
+            return {}
+        if op == "warm":
+            surplus = await self.shelf.keep(spec_of(order["spec"]), order["count"])
+            await asyncio.gather(*(self._end(kept) for kept in surplus))
+            return {}
         if op == "own":
             return {}
         if op == "facts":
@@ -175,13 +220,13 @@ class Keeper:
         if op == "fork":
             await asyncio.gather(*(self.create(name, kept.spec, kept.labels, said["below"]) for name in order["names"]))
             return {}
-        if op == "rollback":
+        if op in ("rollback", "reset"):
             await _answers(kept.running, kept.place)
         return said
 
     def _totals(self) -> dict[str, Any]:
         """What the boxes may take, all together, and the images of those that live."""
-        limits = [kept.spec.limits for kept in self.boxes.values()]
+        limits = [kept.spec.limits for kept in (*self.boxes.values(), *self.shelf.ready())]
         return {
             "num_boxes": len(limits),
             "memory_bytes": sum(of.memory_bytes for of in limits),
@@ -192,7 +237,7 @@ class Keeper:
     def _facts(self, kept: Kept) -> dict[str, Any]:
         group = kept.running.cgroup
         return {
-            "id": kept.place.box_id,
+            "id": kept.box_id,
             "number": kept.place.number,
             "socket": str(kept.place.socket),
             "cgroup": None if group is None else group.name,
@@ -202,7 +247,7 @@ class Keeper:
             "runtime": kept.spec.runtime if kept.spec.layer is LayerName.CONTAINER else None,
             "image": kept.spec.image,
             "left_s": kept.until - time.monotonic(),
-            "alive": not kept.ended.done(),
+            "alive": kept.lives,
             "labels": dict(kept.labels),
             "memory_bytes": kept.spec.limits.memory_bytes,
             "num_pids": kept.spec.limits.num_pids,

@@ -159,6 +159,31 @@ class Pool:
         facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=labels))["box"]
         return self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
 
+    async def warm(
+        self,
+        count: int,
+        layer: LayerName | str = LayerName.FUNCTION,
+        *,
+        image: str | None = None,
+        runtime: Runtime | str = Runtime.CRUN,
+        limits: Limits | None = None,
+        network: tuple[str, ...] = (),
+        stateless: bool = False,
+    ) -> None:
+        """Keeps this many boxes ready that are equal to what `create` will be asked for; returns once they are.
+
+        Raises:
+            UnsupportedError: the layer cannot be that. BoxUnavailableError: one did not come up.
+        """
+        spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless)
+        await self.tell("warm", spec=asdict(spec), count=count)
+
+    async def release(self, box: Box) -> None:
+        """Gives a box back that is not needed any more: where such boxes are kept ready it is made as new, else ended."""
+        self._boxes.pop(box.box_id, None)
+        box.close_connection()
+        await self.tell("release", box=box.box_id)
+
     async def find(self, box_id: str, limits: Limits) -> Box:
         """The box of this id, which has been made; it may be gone."""
         box = await self._again(box_id, limits, stateless=False)

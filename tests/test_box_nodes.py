@@ -145,7 +145,15 @@ def test_boxes_spread_and_the_node_has_the_last_word(tmp_path: Path) -> None:
     async def work(pool: ClusterPool, fleet: HereFleet) -> None:
         boxes = await asyncio.gather(*(pool.create(limits=SMALL) for _ in range(6)))
         assert Counter(on(pool, box) for box in boxes) == {"a": 3, "b": 3}
-        spec = {"layer": "function", "image": None, "limits": vars(SMALL), "network": [], "stateless": False, "ttl_s": 60}
+        spec = {
+            "layer": "function",
+            "image": None,
+            "runtime": "crun",
+            "limits": vars(SMALL),
+            "network": [],
+            "stateless": False,
+            "ttl_s": 60,
+        }
         host = fleet.hosts[0].host
         await host.tell("create", {"box": "x-1", "spec": spec, "labels": {}})
         with pytest.raises(RefusedError, match=r"384 of 384 memory_bytes \(MiB\) are taken, 96 more are asked for"):

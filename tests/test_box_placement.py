@@ -91,7 +91,7 @@ def test_what_a_client_does_counts_until_a_later_report_has_it() -> None:
 
 
 def test_a_warm_image_decides_between_equals_alone() -> None:
-    asked = BoxSpec(LayerName.FUNCTION, "py", Limits(memory_bytes=1 << 30))
+    asked = BoxSpec(LayerName.FUNCTION, "py", limits=Limits(memory_bytes=1 << 30))
     has = {"images": frozenset({"py"})}
     made = scheduler(
         report("a", 1, **has), report("b", 1, **has, warm=has["images"]), report("c", 4, **has, warm=has["images"])

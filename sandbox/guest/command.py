@@ -12,7 +12,6 @@ import os
 import resource
 import select
 import signal
-import socket
 import struct
 import sys
 import termios
@@ -34,7 +33,7 @@ class Command:
     """A running command: its streams by descriptor, and the socket to its supervisor.
 
     `streams` holds what was captured: 1 and 2 are stdout and stderr. The
-    supervisor tells its end on `control_fd`, takes orders there as long as anything that the command started is left, and
+    supervisor tells its end on `told_fd`, takes orders as long as anything that the command started is left, and
     then closes it.
     """
 
@@ -48,6 +47,7 @@ class Command:
         self.facts: dict[str, Any] | None = None
         self.readers: dict[int, int] = {}  # descriptor -> stream
         self.terminal: int | None = None  # the descriptor of ours, while it is in `readers`
+        self.told_fd = self.orders_fd = -1
         self.value: int | None = None  # the file that a called function's value is written to
         self.returned = b""  # what is there in the end
         self.awaited: list[int] = []  # orders that are answered when nothing of it is left
@@ -56,23 +56,24 @@ class Command:
             self._fork(order, stdin)
         else:
             self._take(spare, order, stdin)
-        for fd in {*self.readers, self.control_fd}:
+        for fd in {*self.readers, self.told_fd}:
             os.set_blocking(fd, False)
 
     def _fork(self, order: dict[str, Any], stdin: int | None) -> None:
         theirs = self._open_streams(order, stdin)
-        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control_fd, control = (end.detach() for end in pair)
+        self.told_fd, tells = os.pipe()
+        orders, self.orders_fd = os.pipe()
         try:
             self.pid = os.fork()
         except OSError:  # the box has as many processes as it may
-            for fd in {*self.readers, *theirs.values(), control, self.control_fd}:
+            for fd in {*self.readers, *theirs.values(), tells, self.told_fd, orders, self.orders_fd}:
                 os.close(fd)
             raise
         if self.pid == 0:
-            in_child(lambda: _supervise(order, theirs, control))
-        for fd in {*theirs.values(), control} - {self.value}:
+            in_child(lambda: _supervise(order, theirs, orders, tells))
+        for fd in {*theirs.values(), orders, tells} - {self.value}:
             os.close(fd)
+        os.set_blocking(self.orders_fd, False)
 
     def _take(self, spare: Spare, order: dict[str, Any], stdin: int | None) -> None:
         if stdin is not None:
@@ -83,7 +84,7 @@ class Command:
         os.lseek(spare.stdin, 0, os.SEEK_SET)
         seal(spare.stdin)
         os.close(spare.stdin)
-        self.pid, self.control_fd, self.readers, self.value = spare.pid, spare.pidfd, spare.readers, spare.value
+        self.pid, self.told_fd, self.readers, self.value = spare.pid, spare.pidfd, spare.readers, spare.value
         self.watch = watch.Watch(spare.pid, order, stateless=True)
         spare.take(order)
 
@@ -119,7 +120,7 @@ class Command:
         return sum(capture.num_bytes for capture in self.streams.values())
 
     def end(self, cause: str) -> None:
-        """Kills it and all that it started, or what is left of that; its facts follow on `control_fd`. The first cause counts."""
+        """Kills it and all that it started, or what is left of that; its facts follow. The first cause counts."""
         if self.watch is not None:
             self.watch.end(cause)
         else:
@@ -134,14 +135,14 @@ class Command:
 
     def _order(self, *words: Any) -> None:
         with contextlib.suppress(OSError):  # nothing of it is left, or it has its orders already
-            os.write(self.control_fd, json.dumps(words).encode())
+            os.write(self.orders_fd, json.dumps(words).encode() + b"\n")
 
-    def told(self) -> bytes:
-        """What its supervisor tells; nothing where that is gone."""
-        try:
-            return os.read(self.control_fd, 4096)
-        except ConnectionResetError:  # it went with an order that it had not read; what it told before is there still
-            return os.read(self.control_fd, 4096)
+    def close(self) -> None:
+        """When nothing of it is left."""
+        os.close(self.told_fd)
+        if self.orders_fd >= 0:
+            os.close(self.orders_fd)
+        self.told_fd = self.orders_fd = -1
 
     def resize(self, rows: int, columns: int) -> None:
         """Of its terminal."""
@@ -174,51 +175,52 @@ def in_child(run: Any) -> NoReturn:
         os._exit(COULD_NOT_START)
 
 
-def _supervise(order: dict[str, Any], theirs: dict[int, int], control: int) -> NoReturn:
+def _supervise(order: dict[str, Any], theirs: dict[int, int], orders: int, tells: int) -> NoReturn:
     """Between agent and program: everything that the program starts stays below this process, which ends it in time."""
     group = None if watch.become_subreaper() else watch.join_group(int(order["id"]))
     watch.die_with_parent()
     pid = os.fork()
     if pid == 0:
         in_child(lambda: _become(order, theirs))
-    control = os.dup2(control, 0)
-    _close_from(1)
+    for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (orders, tells)]):
+        os.dup2(fd, number)
+    orders, tells = 0, 1
+    _close_from(2)
     woken, _ = watch.child_ends()
     seen = watch.Watch(pid, order, stateless=False, group=group)
     poll = select.poll()
     poll.register(woken, select.POLLIN)
-    poll.register(control, select.POLLIN)
+    poll.register(orders, select.POLLIN)
     seen.tick()
     while seen.status is None:
-        if any(fd == control for fd, _ in poll.poll(seen.wait_s * 1000)):
-            _obey(seen, control)
+        if any(fd == orders for fd, _ in poll.poll(seen.wait_s * 1000)):
+            _obey(seen, orders)
         read_some(woken)
         seen.tick()
     if seen.cause:
         seen.end(seen.cause)  # what it had forked meanwhile
-    os.write(control, json.dumps(seen.facts()).encode())
-    poll.unregister(woken)
+    os.write(tells, json.dumps(seen.facts()).encode())
     with contextlib.suppress(ChildProcessError):
         while True:  # what it left behind on purpose, such as a server, still needs someone to wait for it
-            while poll.poll(0):
-                _obey(seen, control)
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                poll.poll(1000 * watch.TICK_S)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            if any(fd == orders for fd, _ in poll.poll()):
+                _obey(seen, orders)
+            read_some(woken)
     os._exit(0)
 
 
-def _obey(seen: watch.Watch, control: int) -> None:
-    """One order of the agent, without which nobody would know what becomes of the command."""
-    text = os.read(control, 256)
+def _obey(seen: watch.Watch, orders: int) -> None:
+    """What the agent orders; without one nobody would know what becomes of the command."""
+    text = os.read(orders, select.PIPE_BUF)
     if not text:
         seen.end("")
         os._exit(0)
-    what, value = json.loads(text)
-    if what == "end":
-        seen.end(value)
-    elif seen.status is None:
-        os.kill(seen.pid, value)
+    for what, value in map(json.loads, text.splitlines()):
+        if what == "end":
+            seen.end(value)
+        elif seen.status is None:
+            os.kill(seen.pid, value)
 
 
 def _become(order: dict[str, Any], theirs: dict[int, int]) -> None:

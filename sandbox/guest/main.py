@@ -268,7 +268,7 @@ class Agent:
         self.commands[number] = running
         for fd in running.readers:
             self.register_reader(running, fd)
-        self.selector.register(running.control_fd, selectors.EVENT_READ, lambda: self.ended(running))
+        self.selector.register(running.told_fd, selectors.EVENT_READ, lambda: self.ended(running))
 
     def take_stdin(self, number: int, payload: bytes) -> int | None:
         """What the command reads: a file in memory, so that no command waits for the host and the host for none."""
@@ -306,7 +306,7 @@ class Agent:
             running.signal(int(order["signal"]))
         elif running is not None:
             running.end("")
-            if running.facts is not None and running.control_fd >= 0:
+            if running.facts is not None and running.told_fd >= 0:
                 running.awaited.append(order["id"])
                 return
             if running.facts is not None:
@@ -429,20 +429,22 @@ class Agent:
                 return
             seen.end("")
             self.finish(running, seen.facts())
-            self.close_control(running)
+            self.close_command(running)
             for folder in self.scratch:
                 files.empty(folder)
             self.commands.pop(running.number)
             self.flush()  # its answer, before the next process is made ready
             self.fork_ahead()
         else:
-            text = running.told()
+            text = os.read(running.told_fd, 4096)
             if running.facts is None:
                 if not text:  # its supervisor was killed, by the command or for its memory
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(running.pid, 0)  # then what it leaves has become this one's
                     self.sweep(running.number)
                 self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
             if not text:
-                self.close_control(running)
+                self.close_command(running)
 
     def sweep(self, number: int) -> None:
         """Ends what has lost its supervisor: it has become this one's child, or is in a group by itself."""
@@ -472,11 +474,10 @@ class Agent:
             os.rmdir(watch.group_of(running.number))
         self.report(running)
 
-    def close_control(self, running: command.Command) -> None:
+    def close_command(self, running: command.Command) -> None:
         """Nothing of it is left."""
-        self.selector.unregister(running.control_fd)
-        os.close(running.control_fd)
-        running.control_fd = -1
+        self.selector.unregister(running.told_fd)
+        running.close()
         for number in running.awaited:
             self.send({"id": number, "type": "done"})
 

@@ -16,7 +16,7 @@ import stat
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from sandbox.spec import BoxSpec, Limits
 T = TypeVar("T")
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
 USER = (1000, 1000)
-CAN = frozenset({"pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
+CAN = frozenset({"pause", "resume", "snapshot", "rollback", "reset", "fork", "diff", "commit"})
 SNAPSHOT = re.compile(r"s[0-9]{1,9}")
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 HIDDEN = [
@@ -198,6 +198,7 @@ class ContainerBox:
     process: asyncio.subprocess.Process | None = None
     relay: Relay | None = None
     paused: bool = False
+    restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def lower(self) -> Sequence[Path]:
@@ -240,11 +241,13 @@ class ContainerBox:
         await asyncio.to_thread(shutil.rmtree, self.layer.state / self.place.box_id, ignore_errors=True)
 
     async def wait(self) -> None:
-        process = None
-        while process is not self.process:  # a rollback starts another
-            process = self.process
-            assert process is not None
-            await process.wait()
+        ended = None
+        while ended is not self.process:
+            ended = self.process
+            assert ended is not None
+            await ended.wait()
+            async with self.restarting:
+                pass  # a rollback has ended it, and starts another
 
     async def destroy(self) -> None:
         await self.halt()
@@ -260,6 +263,8 @@ class ContainerBox:
             await self._frozen(lambda: _copy(self.upper, self.snapshot(words["snapshot"])))
         elif op == "rollback":
             await self._roll_back(self.snapshot(words["snapshot"]))
+        elif op == "reset":
+            await self._reset()
         elif op == "diff":
             return {"changes": await self._frozen(lambda: changes(self.upper, self.lower))}
         elif op == "commit":
@@ -293,10 +298,28 @@ class ContainerBox:
     async def _roll_back(self, snapshot: Path) -> None:
         if not snapshot.is_dir():
             raise ValueError(f"snapshot: got {snapshot.name!r}, which this box has not taken")
-        await self.halt()
-        await asyncio.to_thread(shutil.rmtree, self.upper)
-        await asyncio.to_thread(_copy, snapshot, self.upper)
-        await self.launch()
+        async with self.restarting:
+            await self.halt()
+            await asyncio.to_thread(shutil.rmtree, self.upper)
+            await asyncio.to_thread(_copy, snapshot, self.upper)
+            await self.launch()
+
+    async def _reset(self) -> None:
+        """Starts it anew on its image; what it has written, and snapshots of that, are gone.
+
+        Raises:
+            BoxUnavailableError: something of it is left, so that nobody may have it.
+        """
+        async with self.restarting:
+            await self.halt()
+            for folder in (self.upper, self.place.folder / "snapshots"):
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                folder.mkdir(mode=0o755)
+            await asyncio.to_thread(self.layer.leave, self.below)
+            self.below, self.paused = (), False
+            if (left := list(self.cgroup.processes())) or any(self.upper.iterdir()):
+                raise BoxUnavailableError(f"box {self.place.box_id} has processes or files left: {left}")
+            await self.launch()
 
 
 _forks = itertools.count()

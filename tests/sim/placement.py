@@ -26,7 +26,7 @@ from tests.bench.common import table, write
 
 LAYERS = frozenset({LayerName.CONTAINER})
 IMAGES = frozenset({"image"})
-SPECS = [BoxSpec(LayerName.CONTAINER, "image", Limits(memory_bytes=mib << 20)) for mib in (256, 512, 2048)]
+SPECS = [BoxSpec(LayerName.CONTAINER, "image", limits=Limits(memory_bytes=mib << 20)) for mib in (256, 512, 2048)]
 WEIGHTS = (0.50, 0.35, 0.15)  # of the specs
 SIZES = (1.0, 1.5, 2.0)  # of nodes, relative
 SPREAD = 1.5  # of a lifetime's logarithm: the mean is three times the median, one in a hundred is 33 times it
