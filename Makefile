@@ -11,7 +11,7 @@ STRICT ?=
 # Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
 JOBS ?= 3
 
-.PHONY: help quickstart test env env-reasoning-gym env-vllm lint check fix bench soak clean
+.PHONY: help quickstart test env env-docker env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,7 +19,7 @@ help:
 	@echo "make test         the whole test suite (STRICT=1: a skip is a failure)"
 	@echo "make check        format, lint, types, imports, fast tests;  make fix repairs what can be repaired"
 	@echo "make bench | soak measurements;  long campaigns, resumable"
-	@echo "make env          only the environment, in .venv;  make env-vllm and env-reasoning-gym add extras;  make clean removes .venv"
+	@echo "make env          only the environment, in .venv;  make env-vllm, env-docker and env-reasoning-gym add extras;  make clean removes .venv"
 
 env: .venv/.ready
 
@@ -30,6 +30,9 @@ env: .venv/.ready
 	$(PIP) install --quiet --requirement requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+env-docker: env
+	$(PIP) install --quiet docker==7.2.0
 
 env-reasoning-gym: env
 	$(PIP) install --quiet --requirement requirements-reasoning-gym.txt

@@ -33,8 +33,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         return made
 
     run = action("run", "run a command in a new box", _run)
-    run.add_argument("--layer", choices=[layer.value for layer in LayerName], default="function", help="default: function")
-    run.add_argument("--runtime", choices=[runtime.value for runtime in Runtime], default="crun", help="of a container")
+    run.add_argument(
+        "--layer", choices=[layer.value for layer in LayerName], help="default: function, or container where there is a runtime"
+    )
+    run.add_argument("--runtime", choices=[runtime.value for runtime in Runtime], help="of a container (default: crun)")
     run.add_argument("--image", help="of `polymath sandbox image list`; the function layer takes none")
     run.add_argument("--wall-s", type=float, default=30.0, help="seconds after which it is ended (default: 30)")
     run.add_argument("--memory-mib", type=int, default=512, help="of the box (default: 512)")
@@ -75,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not words:
         raise UserError("sandbox run: no command; write it after `--`, as in `polymath sandbox run -- echo hello`")
     limits = Limits(wall_s=arguments.wall_s, memory_bytes=arguments.memory_mib << 20)
+    layer = arguments.layer or (LayerName.FUNCTION if arguments.runtime is None else LayerName.CONTAINER)
 
     def show(stream: str, data: bytes) -> None:
         target = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
@@ -83,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def run() -> int:
         async with Pool(folder=arguments.home) as pool:
-            box = await pool.create(arguments.layer, image=arguments.image, runtime=arguments.runtime, limits=limits)
+            box = await pool.create(layer, image=arguments.image, runtime=arguments.runtime or Runtime.CRUN, limits=limits)
             stdin = b"" if sys.stdin is None or sys.stdin.isatty() else await asyncio.to_thread(sys.stdin.buffer.read)
             result = await box.exec(words, stdin=stdin, on_output=show)
         if result.verdict not in (Verdict.OK, Verdict.NONZERO):

@@ -45,12 +45,13 @@ def groups_of(pool: str) -> list[str]:
 
 
 class Cgroup:
-    """One box's groups, named `polymath/<name>` below every controller."""
+    """One box's groups, named `polymath/<name>` below every controller; or with a path from / where an engine has made them."""
 
     def __init__(self, name: str) -> None:
         self.name, self.version = name, version()
         controllers = _V1 if self.version == 1 else ("",) if self.version == 2 else ()
-        self.folders = {c: ROOT / c / "polymath" / name for c in controllers if (ROOT / c).is_dir()}
+        below = name[1:] if name.startswith("/") else f"polymath/{name}"
+        self.folders = {c: ROOT / c / below for c in controllers if (ROOT / c).is_dir()}
 
     def create(self, limits: Limits) -> None:
         """Make the groups and set the limits; what a kernel does not offer (swap accounting, for one) is left out."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sandbox.cgroups import Cgroup, groups_of
 from sandbox.keeper import LOCK_NAME
+from sandbox.layers import docker
 
 
 def collect(home: Path) -> list[str]:
@@ -31,6 +32,8 @@ def _dead(pools: Path) -> Iterator[Path]:
 
 
 def _clean(pool: Path) -> bool:
+    if not docker.collect(pool):
+        return False  # its engine does not answer: another time
     for name in groups_of(pool.name):
         Cgroup(name).destroy()
     shutil.rmtree(pool, ignore_errors=True)

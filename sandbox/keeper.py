@@ -27,6 +27,7 @@ from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, Unsu
 from sandbox.fair import Turns, label_of
 from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
+from sandbox.layers import docker
 from sandbox.layers.base import Layer, Place, Running, listen
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 from sandbox.warm import Shelf
@@ -295,6 +296,8 @@ def _open_layer(name: LayerName, runtime: Runtime, folder: Path) -> Layer:
         from sandbox.layers.gvisor import GVisorLayer
 
         return GVisorLayer(folder, images)
+    if name is LayerName.CONTAINER and runtime is Runtime.DOCKER:
+        return docker.DockerLayer(folder, images)
     if name is LayerName.CONTAINER:
         from sandbox.layers.container import ContainerLayer
 
@@ -331,7 +334,8 @@ def main() -> None:
     if os.geteuid() == 0:
         mounts.own_namespace()
     asyncio.run(Keeper(arguments.folder, arguments.lease_s, arguments.num_starting).serve())
-    shutil.rmtree(arguments.folder, ignore_errors=True)
+    if docker.collect(arguments.folder):  # else another `gc` has to
+        shutil.rmtree(arguments.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

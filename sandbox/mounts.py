@@ -33,6 +33,15 @@ def show(source: Path, name: str) -> None:
         mount("none", target, "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
 
 
+def show_image(image: Path, name: str) -> Path:
+    """Where an image's layer is at STAGE, mounted once, whoever asks again; its pages are shared by all boxes."""
+    target = STAGE / name
+    if not os.path.ismount(target):
+        target.mkdir(exist_ok=True)
+        mount_image(image, target)
+    return target
+
+
 def mount_image(image: Path, target: Path) -> None:
     """Mounts an EROFS file, read-only; on kernels that want a block device for it, over a loop device."""
     flags = _MS_RDONLY | _MS_NODEV | _MS_NOSUID

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from sandbox.blocking import BlockingBox, BlockingPool, BlockingTerminal
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.images import Images
+from sandbox.layers import docker
 from sandbox.pool import Pool
 from sandbox.result import Verdict
 from sandbox.spec import Limits
@@ -40,7 +43,50 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pool(home: Path) -> Iterator[BlockingPool]:
+def engine(home: Path) -> Iterator[str | None]:
+    """Where a Docker Engine answers: the one that is there, or one of our own for these tests; None where there is none."""
+    try:
+        docker.connect().close()
+        yield os.environ.get("DOCKER_HOST", "")
+        return
+    except UnsupportedError:
+        pass
+    if os.geteuid() != 0 or importlib.util.find_spec("docker") is None or shutil.which("dockerd") is None:
+        yield None
+        return
+    with dockerd(Path(tempfile.mkdtemp(prefix="dk", dir="/tmp"))) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def dockerd(folder: Path) -> Iterator[str]:
+    """An engine with its own socket and data and no network."""
+    url = f"unix://{folder}/socket"
+    command = [
+        "dockerd", "-H", url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/pid",
+        "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        os.environ["DOCKER_HOST"] = url
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(UnsupportedError):
+                    docker.connect().close()
+                    break
+                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+                time.sleep(0.05)
+            yield url
+        finally:
+            del os.environ["DOCKER_HOST"]
+            process.terminate()
+            process.wait(30)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def pool(home: Path, engine: str | None) -> Iterator[BlockingPool]:
+    """Its keeper is told where the engine is."""
     with BlockingPool(Pool(folder=home)) as pool:
         yield pool
 
@@ -54,11 +100,14 @@ def image(home: Path) -> str:
 
 
 def need(program: str) -> None:
-    if shutil.which(program) is None:
+    if program == "docker":
+        if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+            pytest.skip("needs a Docker Engine and its SDK: apt-get install docker.io; make env-docker")
+    elif shutil.which(program) is None:
         pytest.skip(f"needs: apt-get install {program}")
 
 
-@pytest.fixture(scope="module", params=["function", "crun", "runsc"])
+@pytest.fixture(scope="module", params=["function", "crun", "runsc", "docker"])
 def layer(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What `create` is told to get a box of each layer; of the container layer, of each runtime."""
     if request.param == "function":
@@ -415,7 +464,8 @@ asyncio.run(main())
 @pytest.mark.parametrize("killed", ["owner", "keeper"])
 def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -> None:
     need("runsc")
-    command = [sys.executable, "-c", OWNER, str(home), "crun", "runsc"]
+    need("docker")
+    command = [sys.executable, "-c", OWNER, str(home), "crun", "runsc", "docker"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
         assert owner.stdout is not None
         name = owner.stdout.readline().strip()
@@ -437,8 +487,11 @@ def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -
 
 
 def left_of(name: str) -> list[str]:
-    """Processes and control groups of a pool."""
+    """Processes, control groups and containers of a pool."""
     found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/polymath/{name}-*")]
+    engine = docker.connect()
+    found += [container.name for container in engine.containers.list(all=True, ignore_removed=True) if name in container.name]
+    engine.close()
     for process in psutil.process_iter():
         try:
             if name in " ".join(process.cmdline()) or f"polymath/{name}-" in Path(f"/proc/{process.pid}/cgroup").read_text():

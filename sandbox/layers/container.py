@@ -55,9 +55,7 @@ class ContainerLayer:
         if program is None:
             raise UnsupportedError(f"the container layer needs {runtime}: apt-get install {runtime} erofs-utils")
         self.program, self.state, self._images = program, folder / runtime, images
-        self._points = mounts.STAGE / "points"  # below every image: else a box would have made these folders itself
-        for name in ("proc", "dev", f"{INSIDE[1:]}/sandbox"):
-            (self._points / name).mkdir(parents=True, exist_ok=True)
+        self._points = make_points()
         self._users = Counter[Path]()  # living boxes by the files that they began with as forks
         if cgroups.version() == 1:
             mounts.leave(Path("/sys/fs/cgroup/unified"))  # crun takes a machine that has both for a broken one
@@ -122,11 +120,7 @@ class ContainerLayer:
 
     def _layer(self, digest: str) -> Path:
         """The mounted layer; its pages are shared by all boxes."""
-        target = mounts.STAGE / digest[:16]
-        if not os.path.ismount(target):  # by this runtime's layer or by another's
-            target.mkdir(parents=True, exist_ok=True)
-            mounts.mount_image(self._images.layer(digest), target)
-        return target
+        return mounts.show_image(self._images.layer(digest), digest[:16])
 
     def config(self, spec: BoxSpec, place: Place, agent: Sequence[str]) -> dict[str, Any]:
         """As the OCI runtime specification has it; `agent` are the agent's arguments."""
@@ -168,6 +162,14 @@ class ContainerLayer:
                 "seccomp": seccomp.oci(),
             },
         }
+
+
+def make_points() -> Path:
+    """A layer for below every image: the folders that something is mounted on, which else a box would have made itself."""
+    points = mounts.STAGE / "points"
+    for name in ("proc", "dev", "sys", "tmp", f"{INSIDE[1:]}/sandbox"):
+        (points / name).mkdir(parents=True, exist_ok=True)
+    return points
 
 
 def kernel_mount(target: str, kind: str, *options: str) -> dict[str, Any]:
