@@ -20,6 +20,7 @@ ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 KILL_LIMIT_S = 5.0
 FREEZE_LIMIT_S = 5.0
+FREEZE_AGAIN_S = 0.05
 _V1 = ("memory", "pids", "cpu", "freezer")
 
 
@@ -97,6 +98,7 @@ class Cgroup:
             TimeoutError: it is not, after seconds: something in it is in the kernel's hands.
         """
         deadline = time.monotonic() + FREEZE_LIMIT_S
+        again = time.monotonic() + FREEZE_AGAIN_S
         if self.version == 1:
             state = "FROZEN" if frozen else "THAWED"
             self._set("freezer", "freezer.state", state)
@@ -107,6 +109,10 @@ class Cgroup:
         while reached not in file.read_text():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"box {self.name} does not {'stop' if frozen else 'go on'} within {FREEZE_LIMIT_S:.0f} s")
+            if frozen and self.version == 1 and time.monotonic() > again:
+                self._set("freezer", "freezer.state", "THAWED")  # one that was traced just then is stopped at another try
+                self._set("freezer", "freezer.state", "FROZEN")
+                again += FREEZE_AGAIN_S
             time.sleep(0.001)
 
     def processes(self) -> Iterator[int]:
@@ -116,9 +122,9 @@ class Cgroup:
 
     def kill(self) -> None:
         """Ends all that is in the groups."""
-        deadline = time.monotonic() + KILL_LIMIT_S
         with contextlib.suppress(OSError):
             self.freeze(True)  # what is stopped does not fork while the others are killed
+        deadline = time.monotonic() + KILL_LIMIT_S
         while (pids := set(self.processes())) and time.monotonic() < deadline:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):

@@ -20,8 +20,9 @@ import pytest
 
 from sandbox.agent import Agent
 from sandbox.errors import BoxLostError
-from sandbox.guest.frames import CUT, Decoder, HeaderError, Outbox, encode
+from sandbox.guest.frames import CUT, Decoder, FrameError, HeaderError, Outbox, encode
 from sandbox.layers.base import AGENT_MAIN
+from sandbox.layers.docker import SAID_BYTES, Chunks
 from sandbox.relay import SKIPPED_BYTES, Relay
 from tests.soak.kills import ROOT
 
@@ -363,3 +364,17 @@ def test_a_frame_that_is_no_object_can_be_passed_over() -> None:
         next(frames)
     seen += [header for header, _ in decoder.feed(b"")]
     assert seen == [{"n": 1}, {"n": 2}]
+
+
+def test_what_an_engine_puts_between_the_bytes_of_a_stream_is_taken_out(tmp_path: Path) -> None:
+    said = tmp_path / "stderr"
+    pieces = [(1, b"abc"), (2, b"oh"), (1, b""), (1, bytes(5000)), (2, b"x" * 9000), (1, b"end")]
+    data = b"".join(struct.pack(">BxxxI", kind, len(text)) + text for kind, text in pieces)
+    for step in (1, 3, 8, 1000, len(data)):
+        said.unlink(missing_ok=True)
+        chunks = Chunks(said)
+        out = b"".join(chunks.unwrap(data[at : at + step]) for at in range(0, len(data), step))
+        assert out == b"abc" + bytes(5000) + b"end"
+        assert said.read_bytes() == b"oh" + b"x" * (SAID_BYTES - 2)
+    with pytest.raises(FrameError, match="of kind 7"):
+        Chunks(said).unwrap(b"\x07" + bytes(7))

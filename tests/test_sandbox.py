@@ -486,6 +486,45 @@ def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -
     assert not (home / "pools" / name).exists()
 
 
+def test_a_container_that_a_killed_keeper_left_is_collected(engine: str | None, home: Path, image: str) -> None:
+    need("docker")
+    with BlockingPool(Pool(folder=home)) as pool:
+        name = pool.pool.name
+        pool.create(
+            "container", image=image, runtime="docker", limits=SMALL
+        ).pause()  # so it does not notice that nobody is there
+        [keeper] = [int(line.split()[0]) for line in left_of(name) if "sandbox.keeper" in line]
+        os.kill(keeper, signal.SIGKILL)
+        with contextlib.suppress(BoxLostError):
+            pool.wait(pool.pool.tell("list"))
+    client = docker.connect()
+    label = {"label": f"{docker.POOL_LABEL}={home / 'pools' / name}"}
+    assert [container.status for container in client.containers.list(all=True, filters=label)] == ["paused"]
+    mark = home / "pools" / name / docker.MARK
+    where = mark.read_text()
+    mark.write_text("unix:///no/such/socket")
+    assert gc.collect(home) == []  # it is kept in mind until the engine answers
+    mark.write_text(where)
+    assert gc.collect(home) == [name]
+    assert client.containers.list(all=True, filters=label) == []
+    client.close()
+
+
+def test_docker_that_is_missing_or_cannot_says_so(
+    engine: str | None, pool: BlockingPool, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("docker")
+    box = pool.create("container", image=image, runtime="docker", limits=SMALL)
+    with pytest.raises(UnsupportedError, match="snapshot: a box of the container layer cannot; it can: pause, resume"):
+        box.snapshot()
+    pool.destroy(box)
+    with pytest.raises(ValueError, match="runtime: got docker for the function layer"):
+        pool.create("function", runtime="docker")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
+    with pytest.raises(UnsupportedError, match="answers at unix:///no/such/socket: start one"):
+        docker.connect()
+
+
 def left_of(name: str) -> list[str]:
     """Processes, control groups and containers of a pool."""
     found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/polymath/{name}-*")]
