@@ -359,7 +359,8 @@ def test_files_go_in_and_out(box: BlockingBox) -> None:
 def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) -> None:
     start = time.monotonic()
     result = box.exec(
-        "setsid sleep 50 & until pgrep sleep; do :; done; kill -9 $PPID || { pkill sleep; while pgrep sleep; do :; done; exit 7; }; sleep 50",
+        "setsid sleep 50 & until pgrep sleep; do :; done; "
+        "kill -9 $PPID || { pkill sleep; while pgrep sleep; do :; done; exit 7; }; sleep 50",
         wall_s=20,
     )
     assert not result.ok
@@ -412,14 +413,6 @@ def test_a_box_that_dies_is_lost_and_never_a_result(pool: BlockingPool, layer: d
         pool.wait(killed())
     with pytest.raises(BoxLostError):
         box.exec("true")
-
-
-def agent_of(pool: BlockingPool, box: BlockingBox) -> int:
-    """The agent's process as this machine sees it: the first in its own namespace."""
-    for pid in group_of(pool, box).processes():
-        if Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()[-1] == "1":
-            return pid
-    raise AssertionError("no agent")
 
 
 def group_of(pool: BlockingPool, box: BlockingBox) -> Cgroup:
