@@ -132,7 +132,9 @@ class Box:
     ) -> Process:
         """Runs a command in the background, as `exec` does otherwise: as long as it, or the box, lives."""
         number, order = self._next(), self._order(command, env, cwd, user)
-        return Process(number, self._begin(self._run(number, order, stdin, wall_s, on_output)), self._beside)
+        begun = asyncio.Event()
+        task = await self._begin(self._run(number, order, stdin, wall_s, on_output, begun), begun)
+        return Process(number, task, self._beside)
 
     async def terminal(
         self,
@@ -147,9 +149,9 @@ class Box:
     ) -> Terminal:
         """Runs a command at a terminal. A client that comes back sees what it shows from then on."""
         number, order = self._next(), self._order(command, {"TERM": "xterm-256color", **(env or {})}, cwd, user)
-        screen = Screen(self.limits.keep_bytes)
-        run = self._run(number, {**order, "tty": [rows, columns]}, b"", wall_s, screen.show)
-        return Terminal(number, self._begin(run), self._beside, screen)
+        screen, begun = Screen(self.limits.keep_bytes), asyncio.Event()
+        run = self._run(number, {**order, "tty": [rows, columns]}, b"", wall_s, screen.show, begun)
+        return Terminal(number, await self._begin(run, begun), self._beside, screen)
 
     def _order(
         self, command: str | Sequence[str], env: Mapping[str, str] | None, cwd: str | None, user: str | None
@@ -162,13 +164,17 @@ class Box:
         full = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
         return {"op": "exec", "argv": argv, "env": full, "cwd": cwd, **({} if user is None else {"user": user})}
 
-    def _begin(self, run: Coroutine[Any, Any, tuple[Result, bytes]]) -> asyncio.Task[Result]:
+    async def _begin(self, run: Coroutine[Any, Any, tuple[Result, bytes]], begun: asyncio.Event) -> asyncio.Task[Result]:
+        """Returns once the order is on its way, so that what is asked of the command later cannot overtake it."""
+
         async def result() -> Result:
             return (await run)[0]
 
         task = asyncio.create_task(result())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: begun.set())
+        await begun.wait()
         return task
 
     async def python(
@@ -388,8 +394,10 @@ class Box:
             raise BoxLostError(f"box {self.box_id} did not answer {GRACE_S:.0f} s after its limit of {limit_s:g} s") from None
 
     async def _run(
-        self, seq: int, order: dict[str, Any], stdin: bytes, wall_s: float, on_output: OnOutput | None
-    ) -> tuple[Result, bytes]:
+        self, seq: int, order: dict[str, Any], stdin: bytes, wall_s: float, on_output: OnOutput | None,
+        begun: asyncio.Event | None = None,
+    ) -> tuple[Result, bytes]:  # fmt: skip
+        """`begun` is set when the order is about to be sent."""
         limits = self.limits
         order |= {
             "wall_s": None if wall_s == math.inf else wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp",
@@ -400,7 +408,7 @@ class Box:
             kept, before = _Kept(limits.keep_bytes, on_output), await reach.counters()
             numbered = {"user": reach.user, **order, "id": seq}
             try:
-                facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept))
+                facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept, begun))
             except BlockingIOError:  # not even the agent's own process could be started
                 none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
                 return facts_of(none, b"")
@@ -421,10 +429,13 @@ class Box:
 
         return result_of(*await self._logged(seq, order, stdin, run))
 
-    async def _begin_or_recall(self, agent: Agent, order: dict[str, Any], stdin: bytes, kept: _Kept) -> Mapping[str, Any]:
+    async def _begin_or_recall(
+        self, agent: Agent, order: dict[str, Any], stdin: bytes, kept: _Kept, begun: asyncio.Event | None
+    ) -> Mapping[str, Any]:
         """Runs the command, unless this box has begun it already for a client that died."""
-        number = order["id"]
+        number, begun = order["id"], begun or asyncio.Event()
         if self._came_back:
+            begun.set()
             facts, _ = await agent.ask({"op": "recall", "id": number}, on=kept)
             if facts["type"] != "unknown":
                 return facts
@@ -432,6 +443,7 @@ class Box:
             await agent.ask({"op": "stdin", "id": number}, stdin[start : start + MAX_PAYLOAD_BYTES])
         last = (len(stdin) - 1) // MAX_PAYLOAD_BYTES * MAX_PAYLOAD_BYTES if stdin else 0
         forget, self._finished = self._finished, []
+        begun.set()
         facts, _ = await agent.ask({**order, "forget": forget}, stdin[last:], kept)
         return facts
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,19 @@ from sandbox.actor import RayFleet
 from sandbox.agent import Agent
 from sandbox.blocking import BlockingPool
 from sandbox.box import Box
-from sandbox.cluster import ClusterPool, NodeLostError
+from sandbox.cluster import ClusterPool
 from sandbox.commandlog import CommandChangedError
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
-from sandbox.host import Host, HostSettings
-from sandbox.placement import Amount, RefusedError, Report
+from sandbox.placement import Amount, RefusedError
 from sandbox.result import Result, Verdict
 from sandbox.spec import Limits
+from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
 SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_bytes=4096)
 ROOM = Amount(memory_bytes=4 * SMALL.memory_bytes, num_pids=1000, num_boxes=100, num_starting=4)
+PATIENT_S = 60.0  # quick reports come late on a busy machine, and a node that is silent gets no box
 QUICK = {"heartbeat_s": 0.2, "lease_s": 1.0, "room": ROOM, "wait_s": 20.0}
 
 STORE_BYTES = 80 * 2**20
@@ -49,56 +50,6 @@ RAY_QUICK = {
 CODE = {"env_vars": {"PYTHONPATH": str(ROOT)}}
 
 
-@dataclass
-class HereFleet:
-    """Hosts in this process, behind the interface that Ray's are behind. `ended` names nodes that have died."""
-
-    names: set[str]
-    ended: set[str] = field(default_factory=set)
-    hosts: list[HereHost] = field(default_factory=list)
-
-    async def nodes(self) -> dict[str, str]:
-        return {name: name for name in sorted(self.names - self.ended)}
-
-    def start(self, node: str, name: str, settings: HostSettings) -> HereHost:
-        self.hosts.append(HereHost(self, node, Host(node, name, "127.0.0.1", settings)))
-        return self.hosts[-1]
-
-    async def clean(self) -> None:
-        """What raylets and the lease do."""
-        await asyncio.gather(*(host.host.close() for host in self.hosts if host.node in self.ended))
-
-
-@dataclass
-class HereHost:
-    fleet: HereFleet
-    node: str
-    host: Host
-    told: Counter[str] = field(default_factory=Counter)
-
-    async def _ask(self, what: str, work: Coroutine[Any, Any, Any]) -> Any:
-        self.told[what] += 1
-        if self.node in self.fleet.ended:
-            work.close()
-            raise NodeLostError("it was ended")
-        return await asyncio.shield(asyncio.ensure_future(work))  # an actor's call goes on if its client does not wait
-
-    async def open(self) -> tuple[Report, tuple[str, int], list[str]]:
-        return await self._ask("open", self.host.open())
-
-    async def tell(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._ask(op, self.host.tell(op, words))
-
-    async def report(self) -> Report:
-        return await self._ask("report", self.host.report())
-
-    async def close(self) -> None:
-        await self._ask("close", self.host.close())
-
-    def kill(self) -> None:
-        pass
-
-
 def on(pool: ClusterPool, box: Box) -> str:
     return pool._where[box.box_id][0]
 
@@ -108,6 +59,7 @@ def run(home: Path, names: str, work: Callable[[ClusterPool, HereFleet], Corouti
         fleet = HereFleet(set(names))
         try:
             async with ClusterPool(fleet, folder=home, **{**QUICK, **more}) as pool:
+                pool._scheduler.max_age_s = PATIENT_S
                 await work(pool, fleet)
         finally:
             await fleet.clean()
@@ -127,6 +79,13 @@ def test_a_box_on_another_node_does_all_that_a_box_does(tmp_path: Path) -> None:
         assert await box.read_file("/tmp/a") == data
         with pytest.raises(FileNotFoundError):
             await box.read_file("/tmp/none")
+        server = await box.start("cat; sleep 60")
+        await server.kill()
+        assert (await server.wait()).verdict is Verdict.SIGNAL
+        terminal = await box.terminal(["/bin/sh", "-c", "read line; echo you said $line"])
+        await terminal.write(b"hello\n")
+        assert (await terminal.wait()).ok
+        assert b"you said hello" in await terminal.read()
         if os.geteuid() == 0:
             used_up = await box.exec(["python3", "-c", "bytearray(500 << 20)"])
             assert used_up.verdict is Verdict.OUT_OF_MEMORY  # the counters come from there as well
@@ -456,6 +415,7 @@ def test_boxes_over_raylets_outlive_one_that_is_killed_and_use_one_that_joins(ra
     try:
         fleet = RayFleet({"boxes": 1})
         with BlockingPool(pool := ClusterPool(fleet, folder=ray_nodes.home, **{**QUICK, "lease_s": 2.0})) as boxes_of:
+            pool._scheduler.max_age_s = PATIENT_S
             boxes = [boxes_of.create(limits=SMALL) for _ in range(6)]
             assert pool.nodes() == ["a", "b"]
             ids = {name: node for node, name in boxes_of.wait(fleet.nodes()).items()}

@@ -23,12 +23,15 @@ from sandbox import box as box_module
 from sandbox import gc
 from sandbox.blocking import BlockingBox, BlockingPool, BlockingTerminal
 from sandbox.cgroups import Cgroup
+from sandbox.cluster import ClusterPool
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.images import Images
 from sandbox.layers import docker
+from sandbox.placement import Report
 from sandbox.pool import Pool
 from sandbox.result import Verdict
-from sandbox.spec import Limits
+from sandbox.spec import LayerName, Limits
+from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
@@ -590,6 +593,30 @@ def test_snapshots_rollback_diff_fork_and_commit(pool: BlockingPool, image: str,
     assert not list((home / "pools" / pool.pool.name).glob("fork-*"))
 
 
+def test_containers_on_other_nodes_fork_where_they_are(image: str, home: Path) -> None:
+    fleet = HereFleet({"a", "b"})
+    with BlockingPool(ClusterPool(fleet, folder=home, heartbeat_s=0.2)) as pool:
+        box = pool.create("container", image=image, limits=SMALL, labels={"run": "r"})
+        box.write_file("/tmp/file", b"one")
+        first = box.snapshot()
+        box.write_file("/tmp/file", b"two")
+        children = box.fork(2)
+        box.rollback(first)
+        assert [each.read_file("/tmp/file") for each in (box, *children)] == [b"one", b"two", b"two"]
+        assert box.diff() == [("added", "/tmp/file")]
+        reports = pool.wait(asyncio.wait_for(_reports(fleet), 30))
+        assert sorted(report.used.num_boxes for report in reports) == [0, 3]
+        assert {image for report in reports for image in report.warm} == {image}
+        assert all({"function", "container"} == report.layers for report in reports)
+        assert "built so far" in reports[0].why_not[LayerName.VM]
+        pool.destroy(children[0])
+        assert children[1].exec("true").ok
+
+
+async def _reports(fleet: HereFleet) -> list[Report]:
+    return [await host.report() for host in fleet.hosts]
+
+
 def test_a_layer_that_cannot_says_what_it_can(pool: BlockingPool) -> None:
     box = pool.create("function", limits=SMALL)
     with pytest.raises(UnsupportedError, match="snapshot: a box of the function layer cannot; it can: "):
@@ -631,6 +658,15 @@ def test_a_call_that_is_cancelled_is_ended(pool: BlockingPool, box: BlockingBox)
     deadline = time.monotonic() + LATE_S
     while box.exec("pgrep sleep").ok:
         assert time.monotonic() < deadline
+
+
+def test_a_kill_does_not_overtake_the_start(pool: BlockingPool, box: BlockingBox) -> None:
+    async def both() -> Verdict:
+        started = await box.box.start("sleep 20", stdin=bytes(3 << 20))
+        await started.kill()
+        return (await started.wait()).verdict
+
+    assert pool.wait(both()) is Verdict.SIGNAL
 
 
 def until(terminal: BlockingTerminal, text: bytes) -> bytes:
