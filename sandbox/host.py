@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from sandbox.errors import BoxLostError, SandboxError
 from sandbox.guest.frames import Decoder, FrameError, encode
 from sandbox.images import Images
 from sandbox.keeper import spec_of
-from sandbox.placement import STARTED, Amount, Ledger, RefusedError, Report, need_of
+from sandbox.placement import NOTHING, STARTED, Amount, Ledger, RefusedError, Report, need_of
 from sandbox.pool import Pool
-from sandbox.spec import LayerName, Limits
+from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
 HELLO_LIMIT_S = 10.0
 TRY_LIMIT_S = 30.0  # for a box that shows whether a layer can be had
 LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whatever the limits of those there add up to
 TRIED = Limits(memory_bytes=64 << 20, wall_s=10.0)
+OTHERS = [runtime for runtime in Runtime if runtime is not Runtime.CRUN]
 OF_BOXES = frozenset({"destroy", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
 
 
@@ -64,17 +65,20 @@ class Host:
         self._ledger = Ledger(settings.room or whole_machine())
         self._needs = dict[str, Amount]()  # of boxes that were made through here, by their ids here
         self._starting = dict[str, asyncio.Task[dict[str, Any]]]()
+        self._beside = dict[str, Amount]()  # of boxes that start or end, which the keeper does not count
         self._groups = dict[str, Cgroup | None]()  # of boxes whose counters were asked for
-        self._layers = frozenset[LayerName]()
-        self._why_not = dict[LayerName, str]()
+        self._kinds = frozenset[str]()
+        self._why_not = dict[str, str]()
         self._gate: asyncio.Server | None = None
 
     async def open(self) -> tuple[Report, tuple[str, int], list[str]]:
         """Its first report, the gate's address, and the boxes that an earlier client of this pool has left here."""
         await self.pool.open()
-        tried = await asyncio.gather(*(self._try(layer) for layer in LayerName))
-        self._why_not = {layer: why for layer, why in zip(LayerName, tried, strict=True) if why is not None}
-        self._layers = frozenset(LayerName) - self._why_not.keys()
+        specs = [BoxSpec(layer, limits=TRIED, ttl_s=2 * TRY_LIMIT_S) for layer in LayerName]
+        specs += [replace(spec, runtime=other) for spec in specs if spec.layer is LayerName.CONTAINER for other in OTHERS]
+        tried = await asyncio.gather(*(self._try(spec) for spec in specs))
+        self._why_not = {spec.kind: why for spec, why in zip(specs, tried, strict=True) if why is not None}
+        self._kinds = frozenset(spec.kind for spec in specs) - self._why_not.keys()
         self._gate = await asyncio.start_server(self._meet, self._address, 0)
         port: int = self._gate.sockets[0].getsockname()[1]
         names = (await self.pool.tell("names"))["names"]
@@ -89,14 +93,13 @@ class Host:
     async def report(self) -> Report:
         """What there is now. Boxes that have ended by themselves are found out here."""
         told = await self.pool.tell("totals")
-        starting = [self._needs[box_id] for box_id in self._starting]
         used = Amount(told["memory_bytes"], told["num_pids"], told["num_boxes"])
-        for need in starting:
+        for need in self._beside.values():
             used = used.plus(need)
         self._ledger.used = used
         images = await asyncio.to_thread(Images(self._settings.folder.expanduser() / "images").all)
         return Report(
-            self.node, self.name, self._layers, self._ledger.room, used, frozenset(image.name for image in images),
+            self.node, self.name, self._kinds, self._ledger.room, used, frozenset(image.name for image in images),
             frozenset(told["images"]), self._why_not,
         )  # fmt: skip
 
@@ -122,17 +125,18 @@ class Host:
         need = need_of(spec_of(words["spec"]))
         self._check_memory()
         self._ledger.take(need)
-        self._needs[box_id] = need
+        self._beside[box_id] = need
 
         async def begin() -> dict[str, Any]:
             """The books are kept in the very step in which the keeper's answer comes: `report` relies on that."""
             try:
                 said = await self.pool.tell("create", box=box_id, spec=words["spec"], labels=words["labels"])
             except BaseException:
-                self._ledger.give(self._needs.pop(box_id))
+                self._ledger.give(need)
                 raise
             finally:
-                del self._starting[box_id]
+                self._starting.pop(box_id, None)
+                self._beside.pop(box_id, None)
             self._needs[box_id] = need.plus(STARTED, -1)
             self._ledger.give(STARTED)
             return said
@@ -144,24 +148,31 @@ class Host:
         begun = self._starting.get(box_id)
         if begun is not None:  # its client has given it up
             await asyncio.wait([begun])
-        await self.pool.tell("destroy", box=box_id)
         self._groups.pop(box_id, None)
-        if (need := self._needs.pop(box_id, None)) is not None:
-            self._ledger.give(need)
+        need = self._beside[box_id] = self._needs.pop(box_id, NOTHING)
+        try:
+            if (await self.pool.tell("destroy", box=box_id))["was_there"]:  # else a report has found out already
+                self._ledger.give(need)
+        finally:
+            del self._beside[box_id]
         return {}
 
     async def _fork(self, box_id: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        """The boxes are counted by the next report."""
+        """Boxes that begin with what this one has, here; the keeper makes them."""
         facts = await self._facts(box_id)
-        need, count = Amount(facts["memory_bytes"], facts["num_pids"], 1), words["count"]
+        need = NOTHING.plus(Amount(facts["memory_bytes"], facts["num_pids"], 1), words["count"])
         self._check_memory()
-        self._ledger.take(Amount().plus(need, count))
+        self._ledger.take(need)
+        fork = f"{box_id} {words['names'][:1]}"
+        self._beside[fork] = need
         try:
             names = [self._here(name) for name in words["names"]]
             return await self.pool.tell("fork", **{**words, "box": box_id, "names": names})
         except BaseException:
-            self._ledger.give(Amount().plus(need, count))
+            self._ledger.give(need)
             raise
+        finally:
+            del self._beside[fork]
 
     async def _facts(self, box_id: str) -> dict[str, Any]:
         facts: dict[str, Any] | None = (await self.pool.tell("facts", box=box_id))["box"]
@@ -174,16 +185,18 @@ class Host:
         if memory.available < LEAST_FREE * memory.total:
             raise RefusedError(f"no room: the machine has {memory.available >> 20} MiB of memory left, whoever has the rest")
 
-    async def _try(self, layer: LayerName) -> str | None:
-        """Why a layer cannot be had on this machine; None if a box of it ran a command."""
+    async def _try(self, spec: BoxSpec) -> str | None:
+        """Why such boxes cannot be had on this machine; None if one ran a command."""
         images = [image.name for image in Images(self._settings.folder.expanduser() / "images").all()]
-        if layer is not LayerName.FUNCTION and not images:
+        if spec.layer is not LayerName.FUNCTION and not images:
             return "its store has no image to try it with"
         why = ""
-        for image in [None] if layer is LayerName.FUNCTION else images[:3]:
+        for image in [None] if spec.layer is LayerName.FUNCTION else images[:3]:
             try:
                 async with asyncio.timeout(TRY_LIMIT_S):
-                    box = await self.pool.create(layer, image=image, limits=TRIED, ttl_s=2 * TRY_LIMIT_S)
+                    box = await self.pool.create(
+                        spec.layer, image=image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s
+                    )
                     done = await box.exec("true")
                     await self.pool.destroy(box)
             except (SandboxError, OSError, TimeoutError) as error:

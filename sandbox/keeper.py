@@ -187,15 +187,9 @@ class Keeper:
             kept = await self.create(order["box"], spec_of(order["spec"]), order["labels"])
             return {"box": self._facts(kept)}
         if op == "destroy":
+            was_there = order["box"] in self.boxes
             await self.destroy(order["box"])
-            return {}
-        if op == "release":
-            await self.release(order["box"])
-            return {}
-        if op == "warm":
-            surplus = await self.shelf.keep(spec_of(order["spec"]), order["count"])
-            await asyncio.gather(*(self._end(kept) for kept in surplus))
-            return {}
+            return {"was_there": was_there}
         if op == "own":
             return {}
         if op == "facts":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sandbox.errors import BoxUnavailableError
 from sandbox.fair import FairQueue
-from sandbox.spec import BoxSpec, LayerName
+from sandbox.spec import BoxSpec
 
 STEP = 0.02  # loads that differ by less are a tie, which the image decides
 MIB = 1 << 20
@@ -101,26 +101,27 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Report:
-    """What a node says of itself: `name` is for people; a layer is in `layers` if a box of it was made there."""
+    """What a node says of itself: `name` is for people; `kinds` of boxes are in it that were made there."""
 
     node: str
     name: str
-    layers: frozenset[LayerName]
+    kinds: frozenset[str]
     room: Amount
     used: Amount = NOTHING
     images: frozenset[str] = frozenset()  # in its store
     warm: frozenset[str] = frozenset()  # of these boxes live there now: layers mounted, pages in memory
-    why_not: Mapping[LayerName, str] = field(default_factory=dict)  # layers that could not be had there
+    why_not: Mapping[str, str] = field(default_factory=dict)  # kinds that could not be had there
 
     def objection(self, spec: BoxSpec) -> str | None:
         """Why such a box could never be here; None if it could.
 
-        >>> report = Report("1", "a", frozenset({LayerName.FUNCTION}), Amount(64 << 20, 1000, 10, 10))
+        >>> report = Report("1", "a", frozenset({"function"}), Amount(64 << 20, 1000, 10, 10))
+        >>> from sandbox.spec import LayerName
         >>> report.objection(BoxSpec(LayerName.FUNCTION))
         'it has 64 MiB for boxes, and 512 are asked for'
         """
-        if spec.layer not in self.layers:
-            return f"no {spec.layer} layer there: {self.why_not.get(spec.layer, 'it was not tried')}"
+        if spec.kind not in self.kinds:
+            return f"no {spec.kind} there: {self.why_not.get(spec.kind, 'it was not tried')}"
         if spec.image is not None and spec.image not in self.images:
             return f"no image {spec.image} there; it has: {', '.join(sorted(self.images)) or 'none'}"
         if spec.limits.memory_bytes > self.room.memory_bytes:
@@ -177,10 +178,11 @@ class _Seen:
 class Scheduler:
     """Places requests, each in its label's turn. Whoever cannot be placed waits, and holds up its own label alone.
 
+    >>> from sandbox.spec import LayerName
     >>> scheduler = Scheduler(random.Random(0), k=2, max_age_s=5.0)
     >>> for node, taken in ("a", 3), ("b", 1):
     ...     used = Amount(taken << 30, taken, taken)
-    ...     scheduler.report(Report(node, node, frozenset(LayerName), Amount(4 << 30, 1000, 10, 10), used), now=0.0)
+    ...     scheduler.report(Report(node, node, frozenset({"function"}), Amount(4 << 30, 1000, 10, 10), used), now=0.0)
     >>> scheduler.submit(Request(BoxSpec(LayerName.FUNCTION)))
     >>> [node for _, node in scheduler.placements(now=0.1)]
     ['b']

@@ -95,6 +95,15 @@ class BoxSpec:
     stateless: bool = False  # nothing is left of a command when it has ended, and one runs at a time: for function calls
     ttl_s: float = 3600.0  # after which the box is reclaimed, whatever it is doing
 
+    @property
+    def kind(self) -> str:
+        """What a machine can or cannot: the layer, and of containers the runtime.
+
+        >>> BoxSpec(LayerName.CONTAINER, "debian").kind
+        'container (crun)'
+        """
+        return f"{self.layer} ({self.runtime})" if self.layer is LayerName.CONTAINER else str(self.layer)
+
     def __post_init__(self) -> None:
         if self.runtime is not Runtime.CRUN and self.layer is not LayerName.CONTAINER:
             raise ValueError(f"runtime: got {self.runtime} for the {self.layer} layer; the container layer alone has a choice")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sandbox.commandlog import CommandChangedError
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.placement import Amount, RefusedError
 from sandbox.result import Result, Verdict
-from sandbox.spec import Limits
+from sandbox.spec import BoxSpec, LayerName, Limits
 from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
@@ -104,15 +104,7 @@ def test_boxes_spread_and_the_node_has_the_last_word(tmp_path: Path) -> None:
     async def work(pool: ClusterPool, fleet: HereFleet) -> None:
         boxes = await asyncio.gather(*(pool.create(limits=SMALL) for _ in range(6)))
         assert Counter(on(pool, box) for box in boxes) == {"a": 3, "b": 3}
-        spec = {
-            "layer": "function",
-            "image": None,
-            "runtime": "crun",
-            "limits": vars(SMALL),
-            "network": [],
-            "stateless": False,
-            "ttl_s": 60,
-        }
+        spec = asdict(BoxSpec(LayerName.FUNCTION, limits=SMALL))
         host = fleet.hosts[0].host
         await host.tell("create", {"box": "x-1", "spec": spec, "labels": {}})
         with pytest.raises(RefusedError, match=r"384 of 384 memory_bytes \(MiB\) are taken, 96 more are asked for"):
@@ -154,7 +146,7 @@ def test_who_finds_no_room_waits_for_it_by_turns_and_not_for_ever(tmp_path: Path
             await pool.create(limits=SMALL)
         with pytest.raises(UnsupportedError, match="a: it has 384 MiB for boxes, and 512 are asked for"):
             await pool.create()
-        with pytest.raises(UnsupportedError, match=r"a: no container layer there: |a: no image none there"):
+        with pytest.raises(UnsupportedError, match=r"a: no container .crun. there: |a: no image none there"):
             await pool.create("container", image="none", limits=SMALL)
 
     run(tmp_path, "a", work)
@@ -168,7 +160,7 @@ def test_a_create_that_is_cancelled_leaves_no_box(tmp_path: Path) -> None:
         begun.cancel()
         with pytest.raises(asyncio.CancelledError):
             await begun
-        while fleet.hosts[0].host._needs:
+        while fleet.hosts[0].host._needs or fleet.hosts[0].host._beside:
             await asyncio.sleep(0.01)
         assert (await fleet.hosts[0].report()).used == Amount()
 
@@ -247,7 +239,11 @@ def test_a_client_that_comes_back_finds_its_boxes_on_their_nodes(tmp_path: Path)
         await box.write_file("/tmp/x", b"kept")
         said = (await box.exec("echo $$; cat /tmp/x")).stdout.text
         box.close_connection()  # as if it were killed
+        assert pool._watching is not None
+        pool._watching.cancel()
         for node in pool._nodes.values():
+            assert node.listening is not None
+            node.listening.cancel()
             if node.counting is not None:
                 node.counting.close()
         for host in fleet.hosts:

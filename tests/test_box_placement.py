@@ -20,7 +20,7 @@ SPEC = BoxSpec(LayerName.FUNCTION, limits=Limits(memory_bytes=1 << 30))
 
 def report(node: str, taken: int = 0, **more: object) -> Report:
     fields = {"room": ROOM, "used": Amount(taken << 30, 128 * taken, taken), **more}
-    return Report(node, node, frozenset({LayerName.FUNCTION}), **fields)  # type: ignore[arg-type]
+    return Report(node, node, frozenset({"function"}), **fields)  # type: ignore[arg-type]
 
 
 def scheduler(*reports: Report, k: int | None = 2) -> Scheduler:

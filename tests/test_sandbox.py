@@ -30,7 +30,7 @@ from sandbox.layers import docker
 from sandbox.placement import Report
 from sandbox.pool import Pool
 from sandbox.result import Verdict
-from sandbox.spec import LayerName, Limits
+from sandbox.spec import Limits
 from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
@@ -607,8 +607,8 @@ def test_containers_on_other_nodes_fork_where_they_are(image: str, home: Path) -
         reports = pool.wait(asyncio.wait_for(_reports(fleet), 30))
         assert sorted(report.used.num_boxes for report in reports) == [0, 3]
         assert {image for report in reports for image in report.warm} == {image}
-        assert all({"function", "container"} == report.layers for report in reports)
-        assert "built so far" in reports[0].why_not[LayerName.VM]
+        assert all({"function", "container (crun)"} <= report.kinds for report in reports)
+        assert "built so far" in reports[0].why_not["vm"]
         pool.destroy(children[0])
         assert children[1].exec("true").ok
 

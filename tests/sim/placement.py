@@ -24,9 +24,9 @@ from sandbox.placement import STARTED, Amount, Ledger, Report, Request, Schedule
 from sandbox.spec import BoxSpec, LayerName, Limits
 from tests.bench.common import table, write
 
-LAYERS = frozenset({LayerName.CONTAINER})
 IMAGES = frozenset({"image"})
 SPECS = [BoxSpec(LayerName.CONTAINER, "image", limits=Limits(memory_bytes=mib << 20)) for mib in (256, 512, 2048)]
+KINDS = frozenset(spec.kind for spec in SPECS)
 WEIGHTS = (0.50, 0.35, 0.15)  # of the specs
 SIZES = (1.0, 1.5, 2.0)  # of nodes, relative
 SPREAD = 1.5  # of a lifetime's logarithm: the mean is three times the median, one in a hundred is 33 times it
@@ -78,7 +78,7 @@ class Node:
     boxes: set[Box] = field(default_factory=set)  # that wait, start or live here
 
     def report(self) -> Report:
-        return Report(self.name, self.name, LAYERS, self.ledger.room, self.ledger.used, IMAGES, IMAGES)
+        return Report(self.name, self.name, KINDS, self.ledger.room, self.ledger.used, IMAGES, IMAGES)
 
     @property
     def load(self) -> float:
