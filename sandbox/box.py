@@ -506,6 +506,8 @@ def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Coun
         verdict = Verdict.OK
     elif (counted := _cause(before, after)) is not None:
         verdict = counted
+    elif cause in ("out_of_memory", "pids_limit"):  # a machine counts for itself
+        verdict = Verdict(cause)
     elif cause == "disk_full":
         verdict = Verdict.DISK_FULL
     else:

@@ -1,4 +1,7 @@
-"""Takes away what pools left whose keeper was killed: processes, control groups, folders. Opening a pool does so too."""
+"""Takes away what pools left whose keeper was killed: processes, control groups, folders; and templates that are of no use.
+
+Opening a pool does so too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandbox import templates
 from sandbox.cgroups import Cgroup, groups_of
 from sandbox.keeper import LOCK_NAME
 from sandbox.layers import docker
@@ -16,6 +20,7 @@ from sandbox.layers import docker
 
 def collect(home: Path) -> list[str]:
     """Cleans up after every pool below this folder whose keeper is gone; their names."""
+    templates.collect(home)
     return [pool.name for pool in _dead(home / "pools") if _clean(pool)]
 
 

@@ -29,6 +29,7 @@ MAX_UNPACKED_BYTES = 64 << 30
 MAX_RATIO = 200  # of what comes out to what goes in, beyond the first MIN_RATIO_BYTES
 MIN_RATIO_BYTES = 1 << 30
 DEBIAN = "bookworm"
+INCLUDED = {"debian": "python3,procps", "debian-vm": "python3,procps,systemd-sysv"}  # packages, by source
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Images:
         return digest
 
     def build(self, name: str, source: str, below: str | None = None) -> Image:
-        """From `debian`, `docker:NAME`, a tar archive, or a folder; `below` is the image that it is put on.
+        """From `debian`, `debian-vm` (with systemd), `docker:NAME`, a tar archive, or a folder.
+
+        `below` is the image that it is put on.
 
         Raises:
             ValueError: the archive or the name is refused. UnsupportedError: a tool is missing, with the command that adds it.
@@ -98,9 +101,10 @@ class Images:
         lower = self.get(below).layers if below is not None else ()
         with tempfile.TemporaryDirectory(dir=_made(self.folder)) as temporary:
             root = Path(temporary, "root")
-            if source == "debian":
+            if source in INCLUDED:
                 archive = Path(temporary, "root.tar")
-                _run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,procps", DEBIAN, str(archive)])
+                included = f"--include={INCLUDED[source]}"
+                _run(["mmdebstrap", "--quiet", "--variant=minbase", included, DEBIAN, str(archive)])
                 unpack(archive, root)
             elif source.startswith("docker:"):
                 archive = Path(temporary, "root.tar")
@@ -112,7 +116,9 @@ class Images:
             elif Path(source).is_file():
                 unpack(Path(source), root)
             else:
-                raise ValueError(f"source: got {source!r}; give `debian`, `docker:NAME`, a tar archive, or a folder")
+                raise ValueError(
+                    f"source: got {source!r}; give `debian`, `debian-vm`, `docker:NAME`, a tar archive, or a folder"
+                )
             return self.add(name, [root], source, lower)
 
     def remove(self, name: str) -> int:

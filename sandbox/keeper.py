@@ -296,7 +296,13 @@ def _open_layer(name: LayerName, runtime: Runtime, folder: Path) -> Layer:
         from sandbox.layers.container import ContainerLayer
 
         return ContainerLayer(folder, images)
-    raise UnsupportedError(f"layer: got {name}; built so far: function and container")
+    if name is LayerName.MICROVM:
+        from sandbox.layers.microvm import MicrovmLayer
+
+        return MicrovmLayer(folder, images)
+    from sandbox.layers.vm import VmLayer
+
+    return VmLayer(folder, images)
 
 
 def _lock(folder: Path) -> bool:

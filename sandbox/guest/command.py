@@ -45,6 +45,7 @@ class Command:
         keep = int(order.get("keep_bytes", 1 << 16))
         self.streams = {1: Capture(keep)} if order.get("tty") else {1: Capture(keep), 2: Capture(keep)}
         self.facts: dict[str, Any] | None = None
+        self.refused_before = (0, 0)  # of a machine's own counters, when it began
         self.readers: dict[int, int] = {}  # descriptor -> stream
         self.terminal: int | None = None  # the descriptor of ours, while it is in `readers`
         self.told_fd = self.orders_fd = -1
@@ -241,6 +242,10 @@ def prepare(theirs: dict[int, int], user: list[int] | None, *, tty: bool) -> Non
     for number in _CHANGED_SIGNALS:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # where memory runs out, this is to be ended, and not what watches it
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)  # its user may not
+        os.write(fd, b"1000")
+        os.close(fd)
     if user:
         uid, gid = user
         os.setgroups([])
@@ -248,10 +253,6 @@ def prepare(theirs: dict[int, int], user: list[int] | None, *, tty: bool) -> Non
         os.setresuid(uid, uid, uid)
     watch.die_with_parent()  # here, since a change of user takes it back
     watch.allow_no_new_privileges()
-    with contextlib.suppress(OSError):  # where memory runs out, this is to be ended, and not what watches it
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"1000")
-        os.close(fd)
 
 
 def go(order: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import termios
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from sandbox.guest import command, files, watch
+from sandbox.guest import command, files, machine, watch
 from sandbox.guest.ahead import Spare
 from sandbox.guest.capture import read_some
 from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument(
         "--scratch", action="append", default=[], help="folder to empty between the commands of a stateless box"
     )
+    parser.add_argument("--group", help="control group of the commands, where the host has no counters of its own")
+    parser.add_argument("--bystander", type=int, help="a process that is no command's, to be left alone")
+    parser.add_argument("--renewal", help="file with what to say first, when SIGUSR1 says that this is a copy of a machine now")
     arguments = parser.parse_args()
     watch.hide_from_peers()
     watch.become_subreaper()
@@ -56,6 +59,9 @@ def main() -> None:
         agent.listen(arguments.listen)
     else:
         agent.attach(*_descriptors(arguments.stream))
+    agent.group, agent.bystander = arguments.group, arguments.bystander
+    if arguments.renewal is not None:
+        agent.renew_on_signal(arguments.renewal)
     gc.freeze()  # what is there by now is never collected, so the processes that are forked go on sharing it
     if arguments.stateless:
         agent.fork_ahead()
@@ -74,6 +80,10 @@ class Agent:
         self.sink = -1  # what is written: the same one, but for a stream of two pipes
         self.is_stream = self.attended = False  # a stream's other side says when it has a client and when not
         self.absent: int | None = None  # a stream that nobody has opened on its other side
+        self.bystander: int | None = None
+        self.group: str | None = None  # a machine's, where nobody else can say what was refused
+        self.renewal: str | None = None  # the file whose content is to be said first to a new host
+        self.num_orphans = 0
         self.decoder = Decoder()
         self.unsent = Outbox()
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
@@ -137,9 +147,41 @@ class Agent:
             self.take(self.absent, self.absent)
             self.absent = None
 
+    def renew_on_signal(self, path: str) -> None:
+        def note(*_: Any) -> None:
+            self.renewal = path
+
+        signal.signal(signal.SIGUSR1, note)
+
+    def renew(self) -> None:
+        """This machine is a copy now: nothing on the stream was meant for it, and no command was begun for its host."""
+        assert self.peer is not None
+        assert self.renewal is not None
+        with open(self.renewal, "rb") as file:
+            mark = file.read()
+        self.renewal = None
+        while read_some(self.peer):
+            pass
+        self.decoder, self.unsent, self.attended = Decoder(), Outbox(), False
+        for fd in self.stdin.values():
+            os.close(fd)
+        self.stdin.clear()
+        for number, running in list(self.commands.items()):
+            if running.control_fd < 0:
+                del self.commands[number]
+            elif number >= 0:  # it goes on, or what it has left does, and nobody learns what it comes to
+                self.num_orphans += 1
+                running.number, running.live, running.awaited = -self.num_orphans, False, []
+                self.commands[running.number] = self.commands.pop(number)
+        self.post(mark)
+        self.flush()
+        self.release()
+
     def run(self) -> None:
         while True:
             waits = [c.watch.wait_s for c in self.commands.values() if c.watch is not None and c.facts is None]
+            if self.renewal is not None:
+                self.renew()
             if self.absent is not None:
                 self.look_for_peer()
             if self.absent is not None:
@@ -263,8 +305,9 @@ class Agent:
             order["user"] = files.user(order["user"])
         if self.stateless and (self.spare is None or not self.spare.waits()):
             self.spare = Spare()
+        refused = machine.refused(self.group)
         running = command.Command(number, order, self.take_stdin(number, payload), self.spare)
-        self.spare = None
+        self.spare, running.refused_before = None, refused
         self.commands[number] = running
         for fd in running.readers:
             self.register_reader(running, fd)
@@ -449,7 +492,7 @@ class Agent:
     def sweep(self, number: int) -> None:
         """Ends what has lost its supervisor: it has become this one's child, or is in a group by itself."""
         self.sweep_group(number)
-        supervisors = {c.pid for c in self.commands.values()}
+        supervisors = {self.bystander, *(c.pid for c in self.commands.values())}
         while orphans := [pid for pid in watch.children(os.getpid()) if pid not in supervisors]:
             for orphan in orphans:
                 for pid in [orphan, *watch.descendants(orphan)]:
@@ -469,15 +512,20 @@ class Agent:
             left = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
             if data := _read_all(fd, int.from_bytes(left, sys.byteorder)):
                 self.note(running, running.readers[fd], data)
+        if facts["cause"] in ("", "disk_full"):
+            facts["cause"] = machine.cause(running.refused_before, machine.refused(self.group)) or facts["cause"]
         running.facts, running.returned = facts, running.take_value()
         with contextlib.suppress(OSError):  # there is none, or something is left in it on purpose
             os.rmdir(watch.group_of(running.number))
-        self.report(running)
+        if running.number >= 0:
+            self.report(running)
 
     def close_command(self, running: command.Command) -> None:
         """Nothing of it is left."""
         self.selector.unregister(running.told_fd)
         running.close()
+        if running.number < 0:
+            del self.commands[running.number]
         for number in running.awaited:
             self.send({"id": number, "type": "done"})
 
