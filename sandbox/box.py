@@ -90,6 +90,7 @@ class Box:
         self._seq = 0  # of the last call
         self._paused = False
         self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
+        self._num_oom_kills = 0  # when a command last ended
         self._finished = list[int]()  # commands whose answers the box need not keep any more
         self._requests = itertools.count(1 << 40)  # numbers of what is asked beside commands
 
@@ -416,12 +417,19 @@ class Box:
                 reach.agent.tell({"op": "end", "id": next(self._requests), "command": seq})
                 raise
             except BoxLostError:
-                verdict = _cause(before, await reach.counters()) if reach.shares_fate else None
+                after = await reach.counters()
+                verdict = _cause(before, after) if reach.shares_fate else None
+                if after.num_oom_kills > self._num_oom_kills:
+                    verdict = Verdict.OUT_OF_MEMORY  # it took its own box's agent with it, and is not to gain by that
                 if verdict is None:
                     raise
                 ended = Result(verdict, signal=signal.SIGKILL, stdout=kept.stream(1), stderr=kept.stream(2))
                 return facts_of(ended, b"")
-            result = _result(facts, kept, before, await reach.counters())
+            except OSError as error:
+                raise BoxLostError(f"the agent of box {self.box_id} starts no more commands: {error}") from error
+            after = await reach.counters()
+            self._num_oom_kills = after.num_oom_kills
+            result = _result(facts, kept, before, after)
             if result.verdict in (Verdict.PIDS_LIMIT, Verdict.OUT_OF_MEMORY):  # what it started goes on at the limit
                 await self._ask(reach, {"op": "end", "command": seq})
             self._finished.append(seq)
@@ -467,7 +475,7 @@ class _Kept:
         if header.get("type") == "running":  # it was begun for a client that died
             return
         stream, part = header.get("stream"), header.get("part")
-        if stream not in STREAMS:
+        if not isinstance(stream, int) or stream not in STREAMS:
             raise BoxLostError("the box's agent sent output of no stream")
         if header.get("type") == "output":
             if self._on_output is not None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sandbox import templates
+from sandbox import templates, trees
 from sandbox.cgroups import Cgroup, groups_of
 from sandbox.keeper import LOCK_NAME
 from sandbox.layers import docker
+
+BEGUN_LIMIT_S = 60.0
 
 
 def collect(home: Path) -> list[str]:
@@ -25,9 +27,12 @@ def collect(home: Path) -> list[str]:
 
 
 def _dead(pools: Path) -> Iterator[Path]:
-    """A keeper holds its lock as long as it lives, however it ends."""
+    """A keeper holds its lock as long as it lives, however it ends; where there is none after a while, it never began."""
     for pool in sorted(pools.glob("*/")):
         with contextlib.suppress(OSError):
+            if not (pool / LOCK_NAME).exists() and time.time() - pool.stat().st_mtime > BEGUN_LIMIT_S:
+                yield pool
+                continue
             lock = os.open(pool / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,5 +46,5 @@ def _clean(pool: Path) -> bool:
         return False  # its engine does not answer: another time
     for name in groups_of(pool.name):
         Cgroup(name).destroy()
-    shutil.rmtree(pool, ignore_errors=True)
+    trees.remove(pool)
     return not pool.exists()

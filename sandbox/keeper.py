@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandbox import mounts
+from sandbox import mounts, trees
 from sandbox.agent import Agent
 from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
 from sandbox.fair import Turns, label_of
@@ -149,7 +149,7 @@ class Keeper:
     async def _end(self, kept: Kept) -> None:
         await kept.running.destroy()
         kept.ended.cancel()
-        await asyncio.to_thread(shutil.rmtree, kept.place.folder, ignore_errors=True)
+        await asyncio.to_thread(trees.remove, kept.place.folder)
 
     # the owner's connection
 
@@ -335,7 +335,7 @@ def main() -> None:
         mounts.own_namespace()
     asyncio.run(Keeper(arguments.folder, arguments.lease_s, arguments.num_starting).serve())
     if docker.collect(arguments.folder):  # else another `gc` has to
-        shutil.rmtree(arguments.folder, ignore_errors=True)
+        trees.remove(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ from sandbox.box import Box, Reach
 from sandbox.cgroups import Cgroup, Counters
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
+from sandbox.guest.frames import FrameError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime, check_labels
 
 HOME = Path("~/.local/share/polymath/sandbox")
 KINDS = {
-    kind.__name__: kind for kind in (BoxLostError, BoxUnavailableError, UnsupportedError, ValueError)
+    kind.__name__: kind for kind in (BoxLostError, BoxUnavailableError, FrameError, UnsupportedError, ValueError)
 }  # of a keeper's errors
 START_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 30.0

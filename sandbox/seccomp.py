@@ -18,7 +18,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "init_module": (175, 105), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_uring_setup": (425, 425),
     "ioperm": (173, None), "iopl": (172, None), "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104),
     "keyctl": (250, 219), "lookup_dcookie": (212, 18), "memfd_secret": (447, 447), "modify_ldt": (154, None),
-    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239),
+    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239), "mq_open": (240, 180),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "open_tree": (428, 428), "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438), "pivot_root": (155, 41), "process_madvise": (440, 440), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443),
@@ -27,13 +27,22 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "uselib": (134, None), "vhangup": (153, 58),
 }  # fmt: skip
 FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}  # of sockets; the network namespace holds these
+NETLINK = FAMILIES["AF_NETLINK"]  # of which only protocol 0 is left, routes: others tell of the host's devices and its audit
+ONLY_ITSELF = {  # arguments that must be 0, for itself: in the function layer the agent is of the commands' user
+    "prlimit64": (0,), "sched_setattr": (0,), "sched_setparam": (0,), "sched_setscheduler": (0,), "setpriority": (0, 1),
+}  # fmt: skip
 CLONE_NEW_ANYTHING = 0x7E020080  # every namespace flag; clone3 hides its flags, and programs fall back where it is missing
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # would type into the terminal that the box was started from
 _ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-_CALLS = {"clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "ioctl": (16, 29)}
+_CALLS = {
+    "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29), "prlimit64": (302, 261), "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "setpriority": (141, 140), "socket": (41, 198),
+    "socketpair": (53, 199),
+}  # fmt: skip
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCH, _FIRST, _SECOND = 0, 4, 16, 24  # offsets in the kernel's seccomp_data; low halves of the arguments
+_NUMBER, _ARCH, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32  # offsets in the kernel's seccomp_data; low halves of the arguments
+_LOW_HALF = 0xFFFFFFFF  # the kernel takes no more of these arguments: a filter that looks at more is walked around
 
 
 def program(machine: str = platform.machine()) -> bytes:
@@ -55,8 +64,13 @@ def program(machine: str = platform.machine()) -> bytes:
     code += _on(
         numbers["ioctl"], [(_LOAD, 0, 0, _SECOND), *_refuse((_JEQ, TIOCSTI), EPERM), *_refuse((_JEQ, TIOCLINUX), EPERM)]
     )
+    for name, places in ONLY_ITSELF.items():
+        code += _on(numbers[name], [step for place in places for step in _only_zero(_FIRST + 8 * place, EPERM)])
     allowed = [(_JEQ, len(FAMILIES) - i, 0, family) for i, family in enumerate(FAMILIES.values())]
-    code += _on(numbers["socket"], [(_LOAD, 0, 0, _FIRST), *allowed, (_RETURN, 0, 0, _ERRNO | EAFNOSUPPORT)])
+    family = [(_LOAD, 0, 0, _FIRST), *allowed, (_RETURN, 0, 0, _ERRNO | EAFNOSUPPORT)]
+    protocol = [(_JEQ, 0, 3, NETLINK), *_only_zero(_THIRD, EAFNOSUPPORT)]
+    for name in ("socket", "socketpair"):
+        code += _on(numbers[name], [*family, *protocol])
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
@@ -64,6 +78,11 @@ def program(machine: str = platform.machine()) -> bytes:
 def _refuse(test: tuple[int, int], errno: int) -> list[tuple[int, int, int, int]]:
     """Where what was loaded passes the test, the call fails with this error."""
     return [(test[0], 0, 1, test[1]), (_RETURN, 0, 0, _ERRNO | errno)]
+
+
+def _only_zero(place: int, errno: int) -> list[tuple[int, int, int, int]]:
+    """Any other argument fails with this error."""
+    return [(_LOAD, 0, 0, place), (_JEQ, 1, 0, 0), (_RETURN, 0, 0, _ERRNO | errno)]
 
 
 def _on(number: int, then: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
@@ -82,9 +101,19 @@ def oci() -> dict[str, Any]:
         masked = {"index": 0, "value": flag, "valueTwo": flag, "op": "SCMP_CMP_MASKED_EQ"}
         rules.append({**refused, "names": ["clone"], "args": [masked]})
     for request in (TIOCSTI, TIOCLINUX):
-        rules.append({**refused, "names": ["ioctl"], "args": [{"index": 1, "value": request, "op": "SCMP_CMP_EQ"}]})
+        rules.append({**refused, "names": ["ioctl"], "args": [_low_half(1, request)]})
+    for name, places in ONLY_ITSELF.items():
+        rules += [{**refused, "names": [name], "args": [_not_zero(place)]} for place in places]
+    calls = {**refused, "names": ["socket", "socketpair"], "errnoRet": EAFNOSUPPORT}
     other = [family for family in range(64) if family not in FAMILIES.values()]
-    for family in other:
-        equal = {"index": 0, "value": family, "op": "SCMP_CMP_EQ"}
-        rules.append({**refused, "names": ["socket"], "errnoRet": EAFNOSUPPORT, "args": [equal]})
+    rules += [{**calls, "args": [_low_half(0, family)]} for family in other]
+    rules.append({**calls, "args": [_low_half(0, NETLINK), _not_zero(2)]})
     return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+
+
+def _low_half(index: int, value: int) -> dict[str, Any]:
+    return {"index": index, "value": _LOW_HALF, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _not_zero(index: int) -> dict[str, Any]:
+    return {"index": index, "value": 0, "op": "SCMP_CMP_NE"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import resource
 import select
@@ -15,6 +16,7 @@ import signal
 import struct
 import sys
 import termios
+import time
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 VALUE_BYTES = 8 << 20  # of JSON that a called function may return
 _CHANGED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+MAX_WAIT_S = 3600.0
+LATE_S = 1.0  # after which a supervisor that has not ended its command, since that has stopped it, is ended too
 COULD_NOT_START = 125  # the exit code of a command that never began; its reason is on stderr
 
 
@@ -53,6 +57,10 @@ class Command:
         self.returned = b""  # what is there in the end
         self.awaited: list[int] = []  # orders that are answered when nothing of it is left
         self.watch: watch.Watch | None = None  # of a stateless box
+        self.start = time.monotonic()
+        self.cause: str | None = None  # why it was ordered to end
+        wall_s = order.get("wall_s")
+        self.deadline = math.inf if wall_s is None else self.start + wall_s + LATE_S
         if spare is None:
             self._fork(order, stdin)
         else:
@@ -126,6 +134,8 @@ class Command:
             self.watch.end(cause)
         else:
             self._order("end", cause)
+            if self.facts is None and self.cause is None:
+                self.cause, self.deadline = cause, min(self.deadline, time.monotonic() + LATE_S)
 
     def signal(self, number: int) -> None:
         """To its main process alone."""
@@ -149,6 +159,25 @@ class Command:
         """Of its terminal."""
         if self.terminal is not None:
             fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def wait_s(self) -> float:
+        """Until somebody must look after it."""
+        return self.watch.wait_s if self.watch is not None else max(0.0, min(MAX_WAIT_S, self.deadline - time.monotonic()))
+
+    def overrun(self) -> None:
+        """Ends it without its supervisor, which has not done so in time."""
+        if self.cause is None:
+            self.cause = "wall_timeout"
+        self.deadline = time.monotonic() + LATE_S
+        for pid in [*watch.descendants(self.pid), self.pid]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def facts_of_lost(self) -> dict[str, Any]:
+        """What is known of a command whose supervisor was killed."""
+        wall_s = time.monotonic() - self.start
+        return {"status": signal.SIGKILL, "cause": self.cause or "", "wall_s": wall_s, "cpu_s": 0.0, "max_rss_bytes": 0}
 
 
 def value_file() -> int:
@@ -248,6 +277,8 @@ def prepare(theirs: dict[int, int], user: list[int] | None, *, tty: bool) -> Non
         os.close(fd)
     if user:
         uid, gid = user
+        for number in (1, 2):
+            os.fchown(number, uid, gid)  # so that it may open /dev/stdout
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

@@ -1,8 +1,11 @@
-"""Files of the box for the host: read and write. Paths are resolved here, inside, where no link leads to the host."""
+"""Files of the box for the host: read and write. Paths are resolved here, inside, where no link leads to the host.
+
+Nor may one lead to the agent: of /proc/self, where a link may point, it would read and write its own memory and settings.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import os
 import pwd
 import stat
@@ -10,6 +13,7 @@ from typing import Any
 
 READ_BYTES = 1 << 20
 LISTED, LISTED_BYTES = 1000, 32 << 10  # entries of one answer, and what their names may have
+_IPC_RMID = 0
 
 
 def read(order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -21,6 +25,7 @@ def read(order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
             raise IsADirectoryError(21, "Is a directory", order["path"])
         if not stat.S_ISREG(status.st_mode):
             raise OSError(22, "Not a regular file", order["path"])
+        _check_not_own(fd, order["path"])
         data = os.pread(fd, min(READ_BYTES, int(order["size"])), int(order["offset"]))
         return {"size": status.st_size, "mode": stat.S_IMODE(status.st_mode)}, data
     finally:
@@ -32,7 +37,6 @@ def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]
     path, offset = order["path"], int(order["offset"])
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     if not offset:
-        flags |= os.O_TRUNC
         folder = os.path.dirname(path)
         if folder:
             os.makedirs(folder, exist_ok=True)
@@ -40,6 +44,9 @@ def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(22, "Not a regular file", path)
+        _check_not_own(fd, path)
+        if not offset:
+            os.ftruncate(fd, 0)
         left = memoryview(payload)
         while left:
             count = os.pwrite(fd, left, offset)
@@ -81,15 +88,22 @@ def user(name: str) -> list[int]:
     return [entry.pw_uid, entry.pw_gid]
 
 
+def _check_not_own(fd: int, path: str) -> None:
+    if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/proc/{os.getpid()}/"):
+        raise PermissionError(13, "Permission denied", path)
+
+
 def empty(folder: str) -> None:
     """Removes all that is in this folder, however deep and whatever its permissions; used between calls of a stateless box.
 
     A folder in a folder is moved up before it is looked into, so no path grows and nothing recurses.
     """
     number = 0
+    os.chmod(folder, 0o755)  # which may have been shut
+    for name in os.listxattr(folder):
+        os.removexattr(folder, name)
     while True:
-        with contextlib.suppress(OSError):
-            names = os.listdir(folder)
+        names = os.listdir(folder)
         if not names:
             return
         for name in names:
@@ -100,5 +114,21 @@ def empty(folder: str) -> None:
             os.chmod(path, 0o700)
             for entry in os.listdir(path):
                 number += 1
-                os.rename(os.path.join(path, entry), os.path.join(folder, f".{os.getpid()}.{number}"))
+                inner = os.path.join(path, entry)
+                if os.path.isdir(inner) and not os.path.islink(inner):
+                    os.chmod(inner, 0o700)  # else it could not be moved
+                os.rename(inner, os.path.join(folder, f".{os.getpid()}.{number}"))
             os.rmdir(path)
+
+
+def forget_ipc() -> None:
+    """Removes what is kept by a key and not by a process: shared memory, semaphores and message queues of System V."""
+    libc = ctypes.CDLL(None)
+    for kind in ("shm", "sem", "msg"):
+        with open(f"/proc/sysvipc/{kind}") as file:
+            numbers = [int(line.split()[1]) for line in file.readlines()[1:]]
+        for number in numbers:
+            if kind == "sem":
+                libc.semctl(number, 0, _IPC_RMID)
+            else:
+                getattr(libc, f"{kind}ctl")(number, _IPC_RMID, None)

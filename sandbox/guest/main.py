@@ -29,7 +29,6 @@ from sandbox.guest.capture import read_some
 from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
 
 HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
-NOTHING_USED = {"wall_s": 0.0, "cpu_s": 0.0, "max_rss_bytes": 0}
 KEPT = 256  # commands that run, or have finished and were not ordered to be forgotten
 ABSENT_S = 0.01  # between two looks whether somebody has opened the other side of a stream that is a device
 
@@ -167,7 +166,7 @@ class Agent:
             os.close(fd)
         self.stdin.clear()
         for number, running in list(self.commands.items()):
-            if running.control_fd < 0:
+            if running.told_fd < 0:
                 del self.commands[number]
             elif number >= 0:  # it goes on, or what it has left does, and nobody learns what it comes to
                 self.num_orphans += 1
@@ -179,7 +178,7 @@ class Agent:
 
     def run(self) -> None:
         while True:
-            waits = [c.watch.wait_s for c in self.commands.values() if c.watch is not None and c.facts is None]
+            waits = [c.wait_s for c in self.commands.values() if c.facts is None]
             if self.renewal is not None:
                 self.renew()
             if self.absent is not None:
@@ -193,6 +192,8 @@ class Agent:
             for running in list(self.commands.values()):
                 if running.watch is not None and running.facts is None:
                     self.tick(running)
+                elif running.facts is None and not running.wait_s:
+                    running.overrun()
             if not self.stateless:
                 self.reap()
             if self.unsent:
@@ -287,7 +288,7 @@ class Agent:
             self.ORDERS[order["op"]](self, order, payload)
         except OSError as error:
             self.send({"id": number, "type": "error", "errno": error.errno, "message": error.strerror or str(error)})
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with an order, the commands that run are kept
             self.send({"id": number, "type": "error", "errno": None, "message": f"{type(error).__name__}: {error}"})
 
     def start(self, order: dict[str, Any], payload: bytes) -> None:
@@ -475,6 +476,7 @@ class Agent:
             self.close_command(running)
             for folder in self.scratch:
                 files.empty(folder)
+            files.forget_ipc()
             self.commands.pop(running.number)
             self.flush()  # its answer, before the next process is made ready
             self.fork_ahead()
@@ -485,7 +487,7 @@ class Agent:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(running.pid, 0)  # then what it leaves has become this one's
                     self.sweep(running.number)
-                self.finish(running, json.loads(text) if text else {"status": signal.SIGKILL, "cause": "", **NOTHING_USED})
+                self.finish(running, json.loads(text) if text else running.facts_of_lost())
             if not text:
                 self.close_command(running)
 

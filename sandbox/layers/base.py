@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sandbox.cgroups import Cgroup
 from sandbox.spec import BoxSpec
 
-AGENT_MAIN = "import sys; sys.path.insert(0, {path!r}); from sandbox.guest.main import main; main()"
+AGENT_MAIN = "import sys; sys.path[0] = {path!r}; from sandbox.guest.main import main; main()"  # in place of the current folder
 INSIDE = "/.polymath"  # where a box has the agent's code
 SOCKET_NAME = "agent"
 

@@ -12,8 +12,6 @@ import json
 import os
 import re
 import shutil
-import stat
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sandbox
-from sandbox import cgroups, mounts, seccomp
+from sandbox import cgroups, mounts, seccomp, trees
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.images import Image, Images
@@ -41,6 +39,7 @@ HIDDEN = [
 ]  # fmt: skip
 FIXED = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"]
 STOP_LIMIT_S = 10.0
+INODE_BYTES = 2048  # of `disk_bytes` for each file that may be made
 
 
 class ContainerLayer:
@@ -55,6 +54,8 @@ class ContainerLayer:
         if program is None:
             raise UnsupportedError(f"the container layer needs {runtime}: apt-get install {runtime} erofs-utils")
         self.program, self.state, self._images = program, folder / runtime, images
+        self.forks = folder / "forks"
+        self.forks.mkdir(mode=0o700, exist_ok=True)
         self._points = make_points()
         self._users = Counter[Path]()  # living boxes by the files that they began with as forks
         if cgroups.version() == 1:
@@ -66,6 +67,8 @@ class ContainerLayer:
             raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
         if spec.network:
             raise UnsupportedError("network: got an allow-list; not built yet")
+        if spec.stateless:
+            raise UnsupportedError("stateless: a box of the container layer keeps its files; use the function layer")
         digests = self._images.get(spec.image).layers
         lower = [self._points, *(self._layer(digest) for digest in digests)]
         self._users.update(below)
@@ -116,7 +119,7 @@ class ContainerLayer:
         for folder in below:
             self._users[folder] -= 1
             if not self._users[folder]:
-                shutil.rmtree(folder, ignore_errors=True)
+                trees.remove(folder)
 
     def _layer(self, digest: str) -> Path:
         """The mounted layer; its pages are shared by all boxes."""
@@ -147,7 +150,7 @@ class ContainerLayer:
                 kernel_mount("/proc", "proc", "nosuid", "noexec", "nodev"),
                 kernel_mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
                 kernel_mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={limits.disk_bytes}"),
+                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", _room(spec)),
                 {
                     "destination": f"{INSIDE}/sandbox",
                     "type": "bind",
@@ -174,6 +177,11 @@ def make_points() -> Path:
 
 def kernel_mount(target: str, kind: str, *options: str) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": kind, "options": list(options)}
+
+
+def _room(spec: BoxSpec) -> str:
+    """So many bytes at most, and files, each of which takes a kilobyte of the kernel's memory whatever is in it."""
+    return f"size={spec.limits.disk_bytes},nr_inodes={max(1024, spec.limits.disk_bytes // INODE_BYTES)}"
 
 
 def enter(group: Cgroup) -> Callable[[], None]:
@@ -214,14 +222,14 @@ class ContainerBox:
         """Room for what it writes: memory, bounded."""
         self.cgroup.create(self.layer.group_limits(self.spec.limits))
         for name in ("writes", "root", "snapshots"):
-            (self.place.folder / name).mkdir()
-        mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"size={self.spec.limits.disk_bytes},mode=755")
+            (self.place.folder / name).mkdir(mode=0o700)  # a box may leave setuid programs in what is kept of it
+        mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"{_room(self.spec)},mode=755")
         self.upper.mkdir(mode=0o755)
 
     async def launch(self) -> None:
         """Puts the layers together and starts the agent on them."""
         work = self.upper.with_name("work")
-        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+        await asyncio.to_thread(trees.remove, work)
         work.mkdir()
         lower = ":".join(str(layer) for layer in reversed(self.lower))
         options = f"lowerdir={lower},upperdir={self.upper},workdir={work}"
@@ -262,19 +270,19 @@ class ContainerBox:
             self.paused = op == "pause"
             await asyncio.to_thread(self.cgroup.freeze, self.paused)
         elif op == "snapshot":
-            await self._frozen(lambda: _copy(self.upper, self.snapshot(words["snapshot"])))
+            await self._frozen(lambda: trees.copy(self.upper, self.snapshot(words["snapshot"])))
         elif op == "rollback":
             await self._roll_back(self.snapshot(words["snapshot"]))
         elif op == "reset":
             await self._reset()
         elif op == "diff":
-            return {"changes": await self._frozen(lambda: changes(self.upper, self.lower))}
+            return {"changes": await self._frozen(lambda: trees.changes(self.upper, self.lower))}
         elif op == "commit":
             image = await self._frozen(lambda: self.layer.keep(words["name"], self))
             return {"layers": list(image.layers)}
         elif op == "fork":
-            copy = self.layer.state.with_name(f"fork-{next(_forks)}")
-            await self._frozen(lambda: _copy(self.upper, copy))
+            copy = self.layer.forks / str(next(_forks))
+            await self._frozen(lambda: trees.copy(self.upper, copy))
             return {"below": [*self.below, copy]}
         return {}
 
@@ -302,8 +310,8 @@ class ContainerBox:
             raise ValueError(f"snapshot: got {snapshot.name!r}, which this box has not taken")
         async with self.restarting:
             await self.halt()
-            await asyncio.to_thread(shutil.rmtree, self.upper)
-            await asyncio.to_thread(_copy, snapshot, self.upper)
+            await asyncio.to_thread(trees.remove, self.upper)
+            await asyncio.to_thread(trees.copy, snapshot, self.upper)
             await self.launch()
 
     async def _reset(self) -> None:
@@ -315,7 +323,7 @@ class ContainerBox:
         async with self.restarting:
             await self.halt()
             for folder in (self.upper, self.place.folder / "snapshots"):
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await asyncio.to_thread(trees.remove, folder)
                 folder.mkdir(mode=0o755)
             await asyncio.to_thread(self.layer.leave, self.below)
             self.below, self.paused = (), False
@@ -325,27 +333,3 @@ class ContainerBox:
 
 
 _forks = itertools.count()
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A tree with all that a file system knows of it; overlay's own marks are devices and attributes."""
-    shutil.rmtree(target, ignore_errors=True)
-    done = subprocess.run(["cp", "-a", str(source), str(target)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"copying {source}: {done.stderr.strip()[-300:]}")
-
-
-def changes(upper: Path, lower: Sequence[Path]) -> list[list[str]]:
-    """What a box has written: pairs of "added", "changed" or "deleted" and a path, by path; no folders that were there."""
-    found = list[list[str]]()
-    for folder, names, files in os.walk(upper):
-        for name in [*names, *files]:
-            path = Path(folder, name)
-            inner = path.relative_to(upper)
-            below = any(os.path.lexists(layer / inner) for layer in lower)
-            status = path.lstat()
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                found.append(["deleted", f"/{inner}"])
-            elif not stat.S_ISDIR(status.st_mode) or not below:
-                found.append(["changed" if below else "added", f"/{inner}"])
-    return sorted(found, key=lambda change: change[1])

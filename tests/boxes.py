@@ -1,0 +1,39 @@
+"""The kinds of boxes that this machine can test, and what `create` is told to get one.
+
+A new layer is one more entry of LAYERS and of NEEDS, and, where its name is not what `create` takes, a case in `words`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sandbox.images import Images
+
+LAYERS = ("function", "crun", "runsc")  # the container layer by its runtimes
+IMAGE = (("mkfs.erofs", "mmdebstrap"), "erofs-utils mmdebstrap")
+NEEDS = {
+    "function": (("bwrap",), "bubblewrap"),
+    "crun": (("crun", *IMAGE[0]), f"crun {IMAGE[1]}"),
+    "runsc": (("runsc", *IMAGE[0]), f"runsc {IMAGE[1]}"),
+}
+
+
+def lacking(layer: str) -> str | None:
+    """What this machine lacks for a layer, in words; None where it has all."""
+    programs, packages = NEEDS[layer]
+    if layer != "function" and os.geteuid() != 0:
+        return f"{layer} needs root"
+    return None if all(map(shutil.which, programs)) else f"needs: apt-get install {packages}"
+
+
+def words(layer: str, home: Path) -> dict[str, Any]:
+    """The keywords of `create`; builds the image below `home` where the layer needs one and it is not there."""
+    if layer == "function":
+        return {"layer": layer}
+    images = Images(home / "images")
+    if "debian" not in [image.name for image in images.all()]:
+        images.build("debian", "debian")
+    return {"layer": "container", "runtime": layer, "image": "debian"}

@@ -1,0 +1,130 @@
+"""Runs probes: in boxes of one layer, and their controls outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sandbox.blocking import BlockingBox, BlockingPool
+from sandbox.cgroups import Cgroup
+from sandbox.errors import BoxLostError
+from sandbox.spec import Limits
+from tests.containment.bombs import DISK_MIB, MEMORY_MIB, NUM_FILES, NUM_PIDS
+from tests.containment.canaries import PYTHON, Canaries
+from tests.containment.probe import LACKS, ON_HOST, Outcome, Probe, code_of, facts, outcome_of
+
+LIMITS = Limits(
+    wall_s=20.0,
+    memory_bytes=MEMORY_MIB << 20,
+    num_pids=NUM_PIDS,
+    disk_bytes=DISK_MIB << 20,
+    num_files=NUM_FILES,
+    keep_bytes=4096,
+)
+CONTROL_LIMIT_S = 60.0
+
+
+class Scene:
+    """The boxes of one layer: one that the probes share, made again where it was lost, and one each for those that need it."""
+
+    def __init__(self, pool: BlockingPool, words: Mapping[str, Any]) -> None:
+        self.pool, self.words = pool, words
+        self.box = pool.create(**words, limits=LIMITS)
+        self._stateless: BlockingBox | None = None
+
+    def user(self) -> int:
+        """The user that commands are on this machine, as far as they are processes of it; else nobody."""
+        reach = self.box.box._reach
+        if reach is not None and reach.user is not None:
+            return int(reach.user[0])
+        pids = list(Cgroup(self.box.box.box_id).processes())
+        return os.stat(f"/proc/{pids[0]}").st_uid if pids else 65534
+
+    def run(self, probes: Iterable[Probe]) -> dict[str, Outcome]:
+        """What came of each, by its name."""
+        with Canaries(self.user()) as self.canaries:
+            return {probe.name: self._attempt(probe) for probe in probes}
+
+    def background(self, command: str) -> str:
+        """Leaves this running in the box; the number to end it by."""
+        return self.box.exec(f"({command}) > /dev/null 2>&1 & echo $!").stdout.text.strip()
+
+    def end(self, pid: str) -> None:
+        self.box.exec(f"kill -9 {pid}; rm -rf /tmp/race /tmp/d /tmp/l /tmp/m")
+
+    def stateless(self) -> BlockingBox:
+        if self._stateless is None:
+            self._stateless = self.pool.create(**self.words, limits=LIMITS, stateless=True)
+        return self._stateless
+
+    def _attempt(self, probe: Probe) -> Outcome:
+        with self._own() if probe.own_box else contextlib.nullcontext():
+            try:
+                outcome = self._program(probe) if probe.drive is None else probe.drive(self)
+            except (BoxLostError, OSError) as error:
+                outcome = Outcome("broken", f"the box was lost: {error}")
+            if not self._works():
+                used_up = probe.own_box and probe.may_be_killed and outcome.kind == "contained"
+                outcome = outcome if used_up else Outcome("broken", f"the box is of no more use; {outcome.said}")
+                if not probe.own_box:
+                    self.box = self.pool.create(**self.words, limits=LIMITS)
+        if reached := self.canaries.disturbed():
+            self.canaries.restore()
+            return Outcome("escaped", reached)
+        return outcome
+
+    def _works(self) -> bool:
+        try:
+            return self.box.exec("echo fine").stdout.text == "fine\n"
+        except (BoxLostError, OSError):
+            return False
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        shared, self.box = self.box, self.pool.create(**self.words, limits=LIMITS)
+        try:
+            yield
+        finally:
+            own, self.box = self.box, shared
+            self.pool.destroy(own)
+
+    def _program(self, probe: Probe) -> Outcome:
+        shares = self.words.get("runtime") == "crun"
+        told = facts(control=False, pool=str(self.pool.pool.folder), shares_user=shares, **self.canaries.facts())
+        result = self.box.exec(["python3", "-c", code_of(probe.program), json.dumps(told)])
+        ending = f"{result.verdict} {result.exit_code} {result.signal or ''} {result.stderr.text[-300:]}"
+        return outcome_of(result.stdout.text, ending, killed=probe.may_be_killed and result.exit_code is None)
+
+
+def controls(probes: Iterable[Probe]) -> dict[str, Outcome]:
+    """Outside a box, as root: `shown`, `lacking` where this machine has no such thing, `not shown` and why, or `broken`."""
+    found = dict[str, Outcome]()
+    with Canaries(os.geteuid()) as canaries:
+        for probe in probes:
+            if probe.control != ON_HOST:
+                found[probe.name] = Outcome("not shown", probe.control)
+                continue
+            told = facts(control=True, pool="/", shares_user=True, **canaries.facts())
+            assert PYTHON is not None
+            done = subprocess.run(
+                [PYTHON, "-c", code_of(probe.program), json.dumps(told)],
+                capture_output=True, text=True, timeout=CONTROL_LIMIT_S, stdin=subprocess.DEVNULL, cwd="/", check=False,
+                start_new_session=True,
+            )  # fmt: skip
+            outcome = outcome_of(done.stdout, f"{done.returncode} {done.stderr[-300:]}")
+            reached = canaries.disturbed()
+            canaries.restore()
+            if reached or outcome.kind == "escaped":
+                found[probe.name] = Outcome("shown", reached or outcome.said)
+            elif outcome.kind == "contained" and outcome.said.split(" ")[0] in LACKS:
+                found[probe.name] = Outcome("lacking", outcome.said)
+            else:
+                found[probe.name] = Outcome("broken", outcome.said)
+            with contextlib.suppress(OSError):
+                Path(f"/tmp/jail-{canaries.token}").rmdir()
+    return found
