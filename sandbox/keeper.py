@@ -68,6 +68,7 @@ class Keeper:
         self._starting = Turns(num_starting)  # so that a burst of requests does not starve those that are nearly up
         self._numbers = iter(range(1, 1 << 30))
         self._closing = asyncio.Event()
+        self._jobs = set[asyncio.Task[None]]()  # orders that are being carried out
 
     async def serve(self) -> None:
         """Until its owner says so, or has been away for the lease."""
@@ -83,8 +84,14 @@ class Keeper:
                     await self.destroy(box_id)
         finally:
             server.close()
-            await asyncio.gather(*(self._end(kept) for kept in await self.shelf.close()))
-            await asyncio.gather(*(self.destroy(box_id) for box_id in list(self.boxes)))
+            self._closing.set()
+            if self._jobs:  # boxes that are being made, or ended, are somebody's until that is done
+                await asyncio.wait(self._jobs, timeout=START_LIMIT_S)
+            endings = [self._end(kept) for kept in await self.shelf.close()]
+            endings += [self.destroy(box_id) for box_id in list(self.boxes)]
+            for error in await asyncio.gather(*endings, return_exceptions=True):
+                if error is not None:
+                    print(f"a box could not be ended: {error}", file=sys.stderr)
 
     @property
     def _forsaken(self) -> bool:
@@ -117,6 +124,8 @@ class Keeper:
         try:
             layer = self._layer(spec)
             async with self._starting.of(label_of(labels)):
+                if self._closing.is_set():
+                    raise BoxUnavailableError("the pool is being closed")
                 running = await layer.start(spec, place, below)
                 await _answers(running, place)
         except BaseException:
@@ -154,7 +163,6 @@ class Keeper:
     # the owner's connection
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        jobs = set[asyncio.Task[None]]()
         decoder = Decoder()
         try:
             while data := await reader.read(1 << 16):
@@ -162,8 +170,8 @@ class Keeper:
                     if order.get("op") == "own":
                         self.owners.add(writer)
                     job = asyncio.create_task(self._answer(order, writer))
-                    jobs.add(job)
-                    job.add_done_callback(jobs.discard)
+                    self._jobs.add(job)
+                    job.add_done_callback(self._jobs.discard)
         except (FrameError, ConnectionError) as error:
             print(f"the owner's connection: {error}", file=sys.stderr)
         finally:
@@ -334,7 +342,10 @@ def main() -> None:
     if os.geteuid() == 0:
         mounts.own_namespace()
     asyncio.run(Keeper(arguments.folder, arguments.lease_s, arguments.num_starting).serve())
-    if docker.collect(arguments.folder):  # else another `gc` has to
+    for path in arguments.folder.iterdir():
+        if path.name != LOCK_NAME:  # as long as something is left, the next pool's `gc` must find it
+            trees.remove(path)
+    if docker.collect(arguments.folder) and [path.name for path in arguments.folder.iterdir()] == [LOCK_NAME]:
         trees.remove(arguments.folder)
 
 

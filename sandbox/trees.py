@@ -27,6 +27,9 @@ def copy(source: Path, target: Path) -> None:
 
 def remove(folder: Path) -> None:
     """As far as it can be; it need not be there."""
+    if not folder.is_dir() or folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:  # a box may nest folders deeper than Python's recursion and than any path

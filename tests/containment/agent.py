@@ -115,7 +115,7 @@ def forged_output(scene: Scene) -> Outcome:
 
 def forged_value_from_inside(scene: Scene) -> Outcome:
     """Code that runs within a called function, as a test of a model's code may have it, answers in its place."""
-    source = "import os\ndef solution():\n os.write(3, b'\"forged\"')\n os._exit(0)\ndef f():\n return ['judged', solution()]"
+    source = "import os\ndef solution():\n os.pwrite(3, (8).to_bytes(8, 'little') + b'\"forged\"', 0)\n os._exit(0)\ndef f():\n return ['judged', solution()]"
     value = scene.box.python("f", source=source).value
     return Outcome("escaped" if value == "forged" else "contained", f"value: {value!r}")
 

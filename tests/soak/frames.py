@@ -212,6 +212,9 @@ async def fuzz_socket(
             os.close(folder)
         with contextlib.suppress(ConnectionError):
             for _ in range(draw.randrange(1, 60)):
+                if writer.is_closing():
+                    break
+                await asyncio.sleep(0)
                 writer.write(damaged(draw, frame(draw, range(1, 99), fields, orders)))
                 left -= 1
             await writer.drain()
