@@ -42,6 +42,7 @@ class Agent(asyncio.Protocol):
         self._room = asyncio.Event()
         self._room.set()
         self.broken: BoxLostError | None = None
+        self.on_net: Handler | None = None  # takes the frames of the box's tunnel
 
     @classmethod
     async def connect(cls, path: Path) -> Agent:
@@ -110,10 +111,10 @@ class Agent(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(encode(order, payload))
 
-    def tell(self, order: dict[str, Any]) -> None:
+    def tell(self, order: dict[str, Any], payload: bytes = b"") -> None:
         """Writes a frame whose answer nobody waits for."""
         if self.broken is None and self._transport is not None:
-            self._transport.write(encode(order))
+            self._transport.write(encode(order, payload))
 
     def close(self) -> None:
         if self._transport is not None:
@@ -143,6 +144,12 @@ class Agent(asyncio.Protocol):
 
     def _hand_on(self, header: dict[str, Any], payload: bytes) -> None:
         number, kind = header.get("id"), header.get("type")
+        if kind == "net" and self.on_net is not None:
+            try:
+                self.on_net(header, payload)
+            except BoxLostError as error:
+                self._break(str(error))
+            return
         ended = self._ended.get(number) if isinstance(number, int) else None
         if ended is None or ended.done():
             return  # it answers nothing that was asked

@@ -26,12 +26,18 @@ from sandbox.cgroups import Counters
 from sandbox.commandlog import CommandChangedError, CommandLog, entry_of, facts_of, result_of
 from sandbox.errors import BoxLostError, UnsupportedError
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES
+from sandbox.guest.tunnel import PORT
 from sandbox.process import OnOutput, Process, Screen, Terminal
+from sandbox.proxy import Proxy, rules_of
 from sandbox.result import Output, Result, Verdict
 from sandbox.spec import Limits
 
 T = TypeVar("T")
 GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
+_PROXY = f"http://127.0.0.1:{PORT}"
+PROXIED = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY) | {
+    "no_proxy": "127.0.0.1,localhost"
+}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOO_MANY = b"the command was not started: the box has as many processes as it may\n"
 STREAMS = {1: "stdout", 2: "stderr", 3: "value"}
@@ -89,6 +95,8 @@ class Box:
         self._reach, self._log, self._keeper, self._came_back = reach, log, keeper, came_back
         self._seq = 0  # of the last call
         self._paused = False
+        self._network: Sequence[str] = ()
+        self._proxy: Proxy | None = None
         self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
         self._num_oom_kills = 0  # when a command last ended
         self._finished = list[int]()  # commands whose answers the box need not keep any more
@@ -162,7 +170,8 @@ class Box:
             raise ValueError("command: got an empty sequence")
         if user is not None and self._reach is not None and self._reach.user is None:
             raise UnsupportedError(f"user: got {user!r}; all commands of this box run as the same user")
-        full = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
+        network = PROXIED if self._network else {}
+        full = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **network, **(env or {})}
         return {"op": "exec", "argv": argv, "env": full, "cwd": cwd, **({} if user is None else {"user": user})}
 
     async def _begin(self, run: Coroutine[Any, Any, tuple[Result, bytes]], begun: asyncio.Event) -> asyncio.Task[Result]:
@@ -285,6 +294,31 @@ class Box:
         """
         await transfer.download(self, source, target, max_bytes)
 
+    async def set_network(self, allowed: Sequence[str]) -> None:
+        """What the box may reach from now on, as host:port: the agent's phase may need more than its grading. The rest is cut.
+
+        Programs reach it by the HTTP proxy that their environment names; nothing else leaves the box.
+
+        Raises:
+            ValueError: one is no host and port. BoxLostError: the box is gone.
+        """
+        rules_of(allowed)
+        await self._keeper.tell("network", box=self.box_id, network=list(allowed))
+        await self.open_network(allowed)
+
+    async def open_network(self, allowed: Sequence[str]) -> None:
+        """For this client, which carries what the box sends: it ends with its connection to the box."""
+        self._network = tuple(allowed)
+        if self._reach is None:
+            return
+        if self._proxy is not None:
+            self._proxy.allow(rules_of(allowed))
+        elif allowed:
+            agent = self._reach.agent
+            self._proxy = Proxy(agent.tell, rules_of(allowed))
+            agent.on_net = self._proxy.take
+            await self._beside({"op": "net", "what": "listen"})
+
     async def pause(self) -> None:
         """Stops all of its processes where they are, until `resume` or the next call; a command's time goes on."""
         await self._act("pause")
@@ -332,13 +366,21 @@ class Box:
             if op in ("rollback", "reset"):
                 reach.agent.close()
                 self._reach = await self._keeper.reach(self.box_id)
+                self._close_proxy()
+                await self.open_network(self._network)
             self._paused = op == "pause"
             return {"changes": said.get("changes"), "name": more.get("snapshot"), "names": more.get("names")}, b""
 
         facts, _ = await self._logged(self._next(), {"op": op, **words}, b"", act)
         return facts
 
+    def _close_proxy(self) -> None:
+        if self._proxy is not None:
+            self._proxy.close()
+            self._proxy = None
+
     def close_connection(self) -> None:
+        self._close_proxy()
         if self._reach is not None:
             self._reach.agent.close()
 

@@ -31,7 +31,9 @@ TRY_LIMIT_S = 30.0  # for a box that shows whether a layer can be had
 LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whatever the limits of those there add up to
 TRIED = Limits(memory_bytes=64 << 20, wall_s=10.0)
 OTHERS = [runtime for runtime in Runtime if runtime is not Runtime.CRUN]
-OF_BOXES = frozenset({"destroy", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"})
+OF_BOXES = frozenset(
+    {"destroy", "facts", "pause", "resume", "snapshot", "rollback", "reset", "network", "fork", "diff", "commit"}
+)
 
 
 @dataclass(frozen=True)

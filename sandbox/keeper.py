@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,9 @@ class Keeper:
         if order["box"] not in self.boxes:
             raise BoxLostError(f"box {order['box']} is gone")
         kept = self.boxes[order["box"]]
+        if op == "network":
+            kept.spec = replace(kept.spec, network=tuple(order["network"]))
+            return {}
         if op not in kept.running.can:
             able = ", ".join(sorted(kept.running.can)) or "none of these"
             raise UnsupportedError(f"{op}: a box of the {kept.spec.layer} layer cannot; it can: {able}")
@@ -252,6 +255,7 @@ class Keeper:
             "left_s": kept.until - time.monotonic(),
             "alive": kept.lives,
             "labels": dict(kept.labels),
+            "network": list(kept.spec.network),
             "memory_bytes": kept.spec.limits.memory_bytes,
             "num_pids": kept.spec.limits.num_pids,
         }

@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.guest.frames import FrameError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
+from sandbox.proxy import rules_of
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime, check_labels
 
 HOME = Path("~/.local/share/polymath/sandbox")
@@ -138,7 +139,7 @@ class Pool:
         image: str | None = None,
         runtime: Runtime | str = Runtime.CRUN,
         limits: Limits | None = None,
-        network: tuple[str, ...] = (),
+        network: Sequence[str] = (),
         stateless: bool = False,
         ttl_s: float = 3600.0,
         name: str | None = None,
@@ -147,18 +148,22 @@ class Pool:
         """A new box; or the one of this name that an earlier owner of this pool has made, gone or not.
 
         Args:
+            network: host:port pairs that it may reach, by an HTTP proxy; see `Box.set_network`.
             labels: for `polymath sandbox ps`; boxes that wait to be started take turns by the label `run`.
 
         Raises:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
         """
         check_labels(labels := dict(labels or {}))
+        rules_of(network)
         spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless, ttl_s)
         box_id = f"{self.name}-{name or secrets.token_hex(4)}"
         if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
             return box
         facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=labels))["box"]
-        return self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
+        box = self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))
+        await box.open_network(spec.network)
+        return box
 
     async def warm(
         self,
@@ -168,7 +173,6 @@ class Pool:
         image: str | None = None,
         runtime: Runtime | str = Runtime.CRUN,
         limits: Limits | None = None,
-        network: tuple[str, ...] = (),
         stateless: bool = False,
     ) -> None:
         """Keeps this many boxes ready that are equal to what `create` will be asked for; returns once they are.
@@ -176,7 +180,7 @@ class Pool:
         Raises:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: one did not come up.
         """
-        spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless)
+        spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), stateless=stateless)
         await self.tell("warm", spec=asdict(spec), count=count)
 
     async def release(self, box: Box) -> None:
@@ -199,7 +203,9 @@ class Pool:
         log, facts = None if stateless else self._log, await self._facts(box_id)
         if facts is not None:
             reach = await self._reach(facts) if facts["alive"] else None
-            return self._lend(Box(box_id, limits, reach, log, self, came_back=True))
+            box = self._lend(Box(box_id, limits, reach, log, self, came_back=True))
+            await box.open_network(facts["network"])
+            return box
         if log is not None and log.find(box_id, 1) is not None:
             return self._lend(Box(box_id, limits, None, log, self))
         return None

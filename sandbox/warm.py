@@ -103,4 +103,4 @@ class Shelf(Generic[T]):
 
 def _key(spec: BoxSpec) -> BoxSpec:
     """What two boxes share that are the same until they are used."""
-    return replace(spec, ttl_s=1.0)
+    return replace(spec, ttl_s=1.0, network=())

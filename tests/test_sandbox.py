@@ -445,8 +445,8 @@ def group_of(pool: BlockingPool, box: BlockingBox) -> Cgroup:
 def test_what_the_function_layer_lacks_is_said_before_anything_runs(pool: BlockingPool) -> None:
     with pytest.raises(UnsupportedError, match="image: got 'py'"):
         pool.create("function", image="py")
-    with pytest.raises(UnsupportedError, match="network"):
-        pool.create("function", network=("example.org:443",))
+    with pytest.raises(ValueError, match="network: got 'example.org'; write host:port"):
+        pool.create("function", network=("example.org",))
     with pytest.raises(ValueError, match="num_pids: got 1; at least 4"):
         Limits(num_pids=1)
     with pytest.raises(ValueError, match="not a valid LayerName"):

@@ -27,6 +27,7 @@ from sandbox.guest import command, files, machine, watch
 from sandbox.guest.ahead import Spare
 from sandbox.guest.capture import read_some
 from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
+from sandbox.guest.tunnel import Tunnel
 
 HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
 KEPT = 256  # commands that run, or have finished and were not ordered to be forgotten
@@ -87,6 +88,7 @@ class Agent:
         self.unsent = Outbox()
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
         self.spare: Spare | None = None  # of a stateless box
+        self.tunnel = Tunnel(self)
         self.watch_children()
 
     def watch_children(self) -> None:
@@ -134,6 +136,7 @@ class Agent:
             self.absent = self.peer
         else:
             os.close(self.peer)
+        self.tunnel.drop()
         self.peer, self.attended, self.unsent = None, False, Outbox()
         self.release()  # nobody is there to be overtaken
 
@@ -374,6 +377,14 @@ class Agent:
             running.resize(int(order["rows"]), int(order["columns"]))
         self.send({"id": order["id"], "type": "done"})
 
+    def net(self, order: dict[str, Any], payload: bytes) -> None:
+        """Of the box's tunnel to the host: that it be there, or what comes over it."""
+        if order["what"] == "listen":
+            self.tunnel.listen()
+            self.send({"id": order["id"], "type": "done"})
+        else:
+            self.tunnel.take(order, payload)
+
     def hello(self, order: dict[str, Any], payload: bytes) -> None:
         """Over a stream: a client has come, for which nothing is meant of what is unsent."""
         self.attend(True)
@@ -385,6 +396,7 @@ class Agent:
 
     def attend(self, attended: bool) -> None:
         self.attended = attended
+        self.tunnel.drop()
         self.unsent.drop()
         self.flush()
 
@@ -414,6 +426,7 @@ class Agent:
         "end": end,
         "type": type_in,
         "resize": resize,
+        "net": net,
         "hello": hello,
         "bye": bye,
         "ping": ping,

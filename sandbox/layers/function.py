@@ -49,8 +49,6 @@ class FunctionLayer:
         assert not below, "it takes no snapshots"
         if spec.image is not None:
             raise UnsupportedError(f"image: got {spec.image!r}; the function layer has the host's /usr and no images")
-        if spec.network:
-            raise UnsupportedError("network: the function layer has none; use the container layer")
         group = Cgroup(place.box_id) if self._is_root and cgroups.version() else None
         if group is not None:
             group.create(spec.limits)

@@ -72,8 +72,6 @@ class MicrovmLayer:
     async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> MicrovmBox:
         if spec.image is None:
             raise UnsupportedError(f"image: got None; the {self.name} layer needs one: `polymath sandbox image list`")
-        if spec.network:
-            raise UnsupportedError(f"network: the {self.name} layer has none; use the container layer")
         layers = self.images.get(spec.image).layers
         if len(layers) > MAX_LAYERS:
             raise UnsupportedError(f"image: {spec.image} has {len(layers)} layers; machines take {MAX_LAYERS} at most")
