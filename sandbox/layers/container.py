@@ -258,8 +258,10 @@ class ContainerBox:
                 pass  # a rollback has ended it, and starts another
 
     async def destroy(self) -> None:
-        await self.halt()
-        await asyncio.to_thread(self.cgroup.destroy)
+        try:
+            await self.halt()
+        finally:
+            await asyncio.to_thread(self.cgroup.destroy)
         mounts.leave(self.upper.parent)
         await asyncio.to_thread(self.layer.leave, self.below)
 
