@@ -51,7 +51,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     image = action("image", "build, list and remove images", _image)
     image.add_argument("verb", choices=["build", "list", "rm"], nargs="?", default="list", help="what to do (default: list)")
     image.add_argument("name", nargs="?", help="of the image: `debian`, `team/repo`, `tools:2`")
-    image.add_argument("source", nargs="?", help="build: `debian`, `docker:NAME`, a tar archive, or a folder")
+    image.add_argument("source", nargs="?", help="build: `debian`, `debian-vm`, `docker:NAME`, a tar archive, or a folder")
     image.add_argument("--on", metavar="IMAGE", help="build: put it on top of this image")
 
 

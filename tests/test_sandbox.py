@@ -702,7 +702,8 @@ def test_a_template_is_of_all_that_makes_a_machine(pool: BlockingPool, machine: 
     layers = images.get(machine["image"]).layers
 
     def key(layers: tuple[str, ...] = layers, **changed: Any) -> str:
-        return layer.key(BoxSpec(LayerName(machine["layer"]), machine["image"], Limits(**{**vars(SMALL), **changed})), layers)
+        limits = Limits(**{**vars(SMALL), **changed})
+        return layer.key(BoxSpec(LayerName(machine["layer"]), machine["image"], limits=limits), layers)
 
     assert names() == {key()}
     assert key(wall_s=1.0, cpu_s=None, keep_bytes=1) == key()  # of commands, and not of the machine
