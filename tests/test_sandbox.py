@@ -862,7 +862,7 @@ def test_folders_go_in_and_out(box: BlockingBox, layer: dict[str, Any], tmp_path
     box.upload(source, "/tmp/up")
     assert box.exec("/tmp/up/run.sh; cd /tmp/up; printf '%s\\n' [a-k]* r*").stdout.text == "ran\ndeep\nrun.sh\n"
     num_files = 20 if layer.get("runtime") == "runsc" else 2000
-    box.exec(f"cd /tmp/up; ln -s /etc/shadow shadow; mkfifo pipe; mkdir empty; seq {num_files} | xargs -I@ touch deep/@")
+    box.exec(f"cd /tmp/up; ln -s /etc/shadow shadow; mkfifo pipe; mkdir empty; (cd deep; seq {num_files} | xargs touch)")
     assert len(box.list_files("/tmp/up")) == num_files + 7
     box.exec("rm /tmp/up/deep/?*[0-9]")
     target = tmp_path / "target"
