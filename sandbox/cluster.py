@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from sandbox.spec import BoxSpec
 OPEN_LIMIT_S = 60.0  # for a host to start, try its layers, and report
 SILENT_HEARTBEATS = 4  # without a report, after which a node gets no new box
 MAX_FAILURES = 3  # nodes on which a box may fail to come up before its client is told
+OF_THE_END = ("destroy", "release")
 LAST_DELAY_S = 30.0  # between two tries of a node whose host does not start
 
 
@@ -67,6 +68,7 @@ class Fleet(Protocol):
 class _Node:
     """A node that is in use."""
 
+    node: str
     name: str
     host: HostHandle
     gate: tuple[str, int]
@@ -109,6 +111,7 @@ class ClusterPool(Pool):
         self._failed = dict[str, str]()  # nodes whose host did not start, and why
         self._where = dict[str, tuple[str, BoxSpec | None]]()  # boxes; the spec is known of those that were made by this pool
         self._lost = dict[str, str]()
+        self._ready = dict[BoxSpec, int]()  # boxes to be kept ready, over all nodes
         self._watching: asyncio.Task[None] | None = None
         self._tasks = set[asyncio.Task[None]]()
 
@@ -185,7 +188,7 @@ class ClusterPool(Pool):
             host.kill()
             return
         self._failed.pop(node, None)
-        made = self._nodes[node] = _Node(name, host, gate)
+        made = self._nodes[node] = _Node(node, name, host, gate)
         for box_id in boxes:
             if box_id in self._lost:  # nobody holds it any more
                 self._spawn(self._end_box(made, box_id))
@@ -193,6 +196,7 @@ class ClusterPool(Pool):
                 self._where[box_id] = (node, None)
         self._scheduler.report(report, asked)
         made.listening = asyncio.create_task(self._listen(node, host))
+        self._rewarm()
         self._serve()
 
     async def _listen(self, node: str, host: HostHandle) -> None:
@@ -223,6 +227,7 @@ class ClusterPool(Pool):
         if gone.counting is not None:
             gone.counting.close()
         gone.host.kill()
+        self._rewarm()
         if gone.listening is not None and gone.listening is not asyncio.current_task():
             gone.listening.cancel()
 
@@ -234,6 +239,10 @@ class ClusterPool(Pool):
         Raises:
             BoxLostError: the box was lost with its node; says which.
         """
+        if op == "warm":
+            self._ready[spec_of(words["spec"])] = words["count"]
+            await asyncio.gather(*(self._warm(node) for node in self._nodes.values()))
+            return {}
         box_id = words["box"]
         if op == "create":
             return await self._create(box_id, words)
@@ -241,7 +250,7 @@ class ClusterPool(Pool):
         if where is None:
             if op == "facts":
                 return {"box": None}
-            if op == "destroy":
+            if op in OF_THE_END:
                 return {}
             if box_id in self._lost:
                 raise self._was_lost(box_id)
@@ -251,15 +260,32 @@ class ClusterPool(Pool):
             said = await node.host.tell(op, words)
         except NodeLostError as error:
             self._lose(where, str(error))
-            if op == "destroy":
+            if op in OF_THE_END:
                 return {}
             raise BoxLostError(f"box {box_id} was lost with node {node.name} ({error})") from error
-        if op == "destroy" and self._where.pop(box_id, None) is not None and spec is not None:
+        if op in OF_THE_END and self._where.pop(box_id, None) is not None and spec is not None:
             self._scheduler.ended(spec, where, time.monotonic())
             self._serve()
         if op == "fork":
             self._where |= dict.fromkeys(words["names"], (where, None))
         return said
+
+    def _rewarm(self) -> None:
+        async def quietly(node: _Node) -> None:
+            with contextlib.suppress(SandboxError):  # a box that does not come up is told to whoever asks for one
+                await self._warm(node)
+
+        for node in self._nodes.values() if self._ready else ():
+            self._spawn(quietly(node))
+
+    async def _warm(self, node: _Node) -> None:
+        """Has a node keep its share ready, where it can; with every node that joins or goes the shares change."""
+        for spec, count in self._ready.items():
+            able = [name for name in self._nodes if self._scheduler.able(name, spec)]
+            if node.node in able:
+                share = count // len(able) + (able.index(node.node) < count % len(able))
+                with contextlib.suppress(NodeLostError):  # whoever listens to it sees to that
+                    await node.host.tell("warm", {"spec": asdict(spec), "count": share})
 
     async def _create(self, box_id: str, words: Mapping[str, Any]) -> dict[str, Any]:
         """On the node that is the best of those looked at; elsewhere if that refuses, dies, or cannot bring it up."""

@@ -32,7 +32,7 @@ LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whateve
 TRIED = Limits(memory_bytes=64 << 20, wall_s=10.0)
 OTHERS = [runtime for runtime in Runtime if runtime is not Runtime.CRUN]
 OF_BOXES = frozenset(
-    {"destroy", "facts", "pause", "resume", "snapshot", "rollback", "reset", "network", "fork", "diff", "commit"}
+    {"destroy", "release", "reset", "network", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"}
 )
 
 
@@ -111,13 +111,15 @@ class Host:
         Raises:
             RefusedError: there is no room. Else what the keeper says.
         """
+        if op == "warm":  # what is ready counts as taken, from the next report on
+            return await self.pool.tell("warm", **words)
         box_id = self._here(words["box"])
         if op == "create":
             return await self._create(box_id, words)
         if op not in OF_BOXES:
-            raise ValueError(f"op: got {op!r}; a node takes create and {', '.join(sorted(OF_BOXES))}")
-        if op == "destroy":
-            return await self._destroy(box_id)
+            raise ValueError(f"op: got {op!r}; a node takes create, warm and {', '.join(sorted(OF_BOXES))}")
+        if op in ("destroy", "release"):
+            return await self._give_back(op, box_id)
         if op == "fork":
             return await self._fork(box_id, words)
         said = await self.pool.tell(op, **{**words, "box": box_id})
@@ -146,14 +148,15 @@ class Host:
         begun = self._starting[box_id] = asyncio.create_task(begin())
         return self._shown(await begun)
 
-    async def _destroy(self, box_id: str) -> dict[str, Any]:
+    async def _give_back(self, op: str, box_id: str) -> dict[str, Any]:
+        """Ends a box, or releases it, after which it may stay ready: the next report knows."""
         begun = self._starting.get(box_id)
         if begun is not None:  # its client has given it up
             await asyncio.wait([begun])
         self._groups.pop(box_id, None)
         need = self._beside[box_id] = self._needs.pop(box_id, NOTHING)
         try:
-            if (await self.pool.tell("destroy", box=box_id))["was_there"]:  # else a report has found out already
+            if (await self.pool.tell(op, box=box_id)).get("was_there"):  # else a report has found out already
                 self._ledger.give(need)
         finally:
             del self._beside[box_id]

@@ -198,6 +198,13 @@ class Keeper:
             was_there = order["box"] in self.boxes
             await self.destroy(order["box"])
             return {"was_there": was_there}
+        if op == "release":
+            await self.release(order["box"])
+            return {}
+        if op == "warm":
+            surplus = await self.shelf.keep(spec_of(order["spec"]), order["count"])
+            await asyncio.gather(*(self._end(kept) for kept in surplus))
+            return {}
         if op == "own":
             return {}
         if op == "facts":

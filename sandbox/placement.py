@@ -214,6 +214,10 @@ class Scheduler:
         if seen is not None:
             self._order.remove(seen)
 
+    def able(self, node: str, spec: BoxSpec) -> bool:
+        """Whether the node could ever have such a box."""
+        return node in self._seen and self._seen[node].report.objection(spec) is None
+
     def objections(self, spec: BoxSpec) -> dict[str, str]:
         """By the names of the nodes that could never have such a box: why."""
         found = {seen.report.name: seen.report.objection(spec) for seen in self._order}

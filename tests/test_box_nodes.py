@@ -200,6 +200,25 @@ def test_a_node_that_dies_takes_its_boxes_and_one_that_joins_gets_new_ones(tmp_p
     run(tmp_path, "ab", work)
 
 
+def test_boxes_are_kept_ready_on_every_node(tmp_path: Path) -> None:
+    async def ready(fleet: HereFleet) -> dict[str, int]:
+        return {host.node: (await host.report()).used.num_boxes for host in fleet.hosts if host.node not in fleet.ended}
+
+    async def work(pool: ClusterPool, fleet: HereFleet) -> None:
+        await pool.warm(3, limits=SMALL)
+        assert await ready(fleet) == {"a": 2, "b": 1}
+        box = await pool.create(limits=SMALL)
+        assert (await box.exec("true")).ok
+        await pool.release(box)
+        fleet.ended.add("a")
+        while await ready(fleet) != {"b": 3}:
+            await asyncio.sleep(0.05)
+        await pool.warm(0, limits=SMALL)
+        assert await ready(fleet) == {"b": 0}
+
+    run(tmp_path, "ab", work)
+
+
 @pytest.mark.parametrize("killed", ["host", "keeper"])
 def test_a_node_whose_host_or_keeper_ends_is_used_again_without_what_was_lost(tmp_path: Path, killed: str) -> None:
     async def work(pool: ClusterPool, fleet: HereFleet) -> None:
