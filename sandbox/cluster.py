@@ -13,7 +13,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from sandbox.host import HostSettings
 from sandbox.keeper import spec_of
 from sandbox.placement import Amount, RefusedError, Report, Request, Scheduler
 from sandbox.pool import HOME, Pool
-from sandbox.spec import BoxSpec
+from sandbox.spec import BoxSpec, LayerName
 
 OPEN_LIMIT_S = 60.0  # for a host to start, try its layers, and report
 SILENT_HEARTBEATS = 4  # without a report, after which a node gets no new box
@@ -91,6 +91,7 @@ class ClusterPool(Pool):
         lease_s: float = 30.0,
         num_starting: int = 8,
         room: Amount | None = None,
+        layers: Sequence[LayerName] = (LayerName.FUNCTION, LayerName.CONTAINER),
         k: int = 2,
         seed: int = 0,
         heartbeat_s: float = 1.0,
@@ -98,12 +99,13 @@ class ClusterPool(Pool):
     ) -> None:
         """Args beyond those of `Pool`, of which `lease_s` and `num_starting` are each node's:
 
-        room: what each node lends to this pool. k, seed: of the placement. wait_s: how long a request may wait for room.
+        room: what each node lends to this pool. layers: those that each node tries when it is taken up, for half a minute at
+        most; others cannot be had. k, seed: of the placement. wait_s: how long a request may wait for room.
         """
         super().__init__(folder=folder, name=name, log=log, lease_s=lease_s, num_starting=num_starting)
         self._fleet, self._heartbeat_s, self._wait_s = fleet, heartbeat_s, wait_s
         token = secrets.token_hex(16)
-        self._settings = HostSettings(self.name, folder.expanduser(), token, lease_s, num_starting, room)
+        self._settings = HostSettings(self.name, folder.expanduser(), token, lease_s, num_starting, room, tuple(layers))
         self._rng = random.Random(seed)
         self._scheduler = Scheduler(self._rng, k, SILENT_HEARTBEATS * heartbeat_s)
         self._turns = dict[Request, asyncio.Future[str]]()

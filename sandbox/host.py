@@ -24,12 +24,11 @@ from sandbox.images import Images
 from sandbox.keeper import spec_of
 from sandbox.placement import NOTHING, STARTED, Amount, Ledger, RefusedError, Report, need_of
 from sandbox.pool import Pool
-from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
+from sandbox.spec import BoxSpec, LayerName, Runtime
 
 HELLO_LIMIT_S = 10.0
 TRY_LIMIT_S = 30.0  # for a box that shows whether a layer can be had
 LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whatever the limits of those there add up to
-TRIED = Limits(memory_bytes=64 << 20, wall_s=10.0)
 OTHERS = [runtime for runtime in Runtime if runtime is not Runtime.CRUN]
 OF_BOXES = frozenset(
     {"destroy", "release", "reset", "network", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"}
@@ -38,7 +37,7 @@ OF_BOXES = frozenset(
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What every node of a pool is told; `room` None: all of the machine's memory, counted by the boxes' limits."""
+    """What every node of a pool is told; `room` None: all of the machine's memory; `layers`: those to try there."""
 
     pool: str
     folder: Path
@@ -46,6 +45,7 @@ class HostSettings:
     lease_s: float
     num_starting: int
     room: Amount | None
+    layers: tuple[LayerName, ...]
 
 
 def whole_machine() -> Amount:
@@ -76,7 +76,7 @@ class Host:
     async def open(self) -> tuple[Report, tuple[str, int], list[str]]:
         """Its first report, the gate's address, and the boxes that an earlier client of this pool has left here."""
         await self.pool.open()
-        specs = [BoxSpec(layer, limits=TRIED, ttl_s=2 * TRY_LIMIT_S) for layer in LayerName]
+        specs = [BoxSpec(layer, ttl_s=2 * TRY_LIMIT_S) for layer in self._settings.layers]
         specs += [replace(spec, runtime=other) for spec in specs if spec.layer is LayerName.CONTAINER for other in OTHERS]
         tried = await asyncio.gather(*(self._try(spec) for spec in specs))
         self._why_not = {spec.kind: why for spec, why in zip(specs, tried, strict=True) if why is not None}
@@ -195,22 +195,23 @@ class Host:
         images = [image.name for image in Images(self._settings.folder.expanduser() / "images").all()]
         if spec.layer is not LayerName.FUNCTION and not images:
             return "its store has no image to try it with"
-        why = ""
-        for image in [None] if spec.layer is LayerName.FUNCTION else images[:3]:
-            try:
-                async with asyncio.timeout(TRY_LIMIT_S):
-                    box = await self.pool.create(
-                        spec.layer, image=image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s
-                    )
-                    done = await box.exec("true")
-                    await self.pool.destroy(box)
-            except (SandboxError, OSError, TimeoutError) as error:
-                why = str(error) or f"no answer within {TRY_LIMIT_S:.0f} s"
-                continue
-            if done.ok:
-                return None
-            why = f"`true` came to {done.verdict}"
+        why: str | None = f"no answer within {TRY_LIMIT_S:.0f} s"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TRY_LIMIT_S):
+                for image in [None] if spec.layer is LayerName.FUNCTION else images:
+                    why = await self._try_image(spec, image)
+                    if why is None:
+                        return None
         return why
+
+    async def _try_image(self, spec: BoxSpec, image: str | None) -> str | None:
+        try:
+            box = await self.pool.create(spec.layer, image=image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s)
+            done = await box.exec("true")
+            await self.pool.destroy(box)
+        except (SandboxError, OSError) as error:
+            return str(error)
+        return None if done.ok else f"`true` came to {done.verdict}"
 
     # ids and facts, as the client has them
 

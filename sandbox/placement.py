@@ -121,7 +121,7 @@ class Report:
         'it has 64 MiB for boxes, and 512 are asked for'
         """
         if spec.kind not in self.kinds:
-            return f"no {spec.kind} there: {self.why_not.get(spec.kind, 'it was not tried')}"
+            return f"no {spec.kind} there: {self.why_not.get(spec.kind, 'it was not tried; name its layer in `layers`')}"
         if spec.image is not None and spec.image not in self.images:
             return f"no image {spec.image} there; it has: {', '.join(sorted(self.images)) or 'none'}"
         if spec.limits.memory_bytes > self.room.memory_bytes:

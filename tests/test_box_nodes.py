@@ -176,7 +176,7 @@ def test_a_node_that_dies_takes_its_boxes_and_one_that_joins_gets_new_ones(tmp_p
         await asyncio.sleep(0.2)
         fleet.ended.add("a")
         for task in running:
-            with pytest.raises(BoxLostError, match="on node a ended"):
+            with pytest.raises(BoxLostError, match="node a"):
                 await task
         for box in gone:
             with pytest.raises(BoxLostError, match="was lost with node a"):
@@ -206,7 +206,7 @@ def test_boxes_are_kept_ready_on_every_node(tmp_path: Path) -> None:
 
     async def work(pool: ClusterPool, fleet: HereFleet) -> None:
         await pool.warm(3, limits=SMALL)
-        assert await ready(fleet) == {"a": 2, "b": 1}
+        assert sorted((await ready(fleet)).values()) == [1, 2]
         box = await pool.create(limits=SMALL)
         assert (await box.exec("true")).ok
         await pool.release(box)
