@@ -76,6 +76,11 @@ soak: env env-vllm
 	$(BIN)/python -m tests.soak.math_seeds
 	$(BIN)/python -m tests.soak.math_engines
 	$(BIN)/python -m tests.soak.optimizers
+	$(BIN)/python -m tests.soak.frames
+	$(BIN)/python -m tests.soak.log_damage
+	$(BIN)/python -m tests.soak.boxes
+	$(BIN)/python -m tests.soak.output
+	$(BIN)/python -m tests.containment --write
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

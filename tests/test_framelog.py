@@ -14,6 +14,7 @@ import pytest
 
 from sandbox import framelog
 from sandbox.framelog import FencedError, FrameLog, Record, decode, encode, read
+from tests.soak import log_damage
 from tests.soak.kills import ROOT
 
 
@@ -62,6 +63,13 @@ def test_a_log_with_any_bit_flipped_is_its_longest_whole_prefix(tmp_path: Path) 
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         assert data_of(tmp_path) == data[: max(0, sum(end <= bit // 8 for end in ends) - 1)], bit
+
+
+def test_damage_of_a_large_log_is_found_wherever_it_is(tmp_path: Path) -> None:
+    whole = log_damage.write_log(tmp_path)
+    assert len(whole) == log_damage.LOG_BYTES
+    for place in random.Random(3).sample(range(len(whole)), 60):
+        assert log_damage.try_bytes(tmp_path, whole, place, place + 1) == (1, 8)
 
 
 def test_what_follows_damage_is_never_read_whatever_was_written_after_it(tmp_path: Path) -> None:

@@ -258,6 +258,19 @@ def test_too_much_output_ends_the_command(box: BlockingBox) -> None:
     still_works(box)
 
 
+@pytest.mark.parametrize("keep_bytes", [0, 1])
+def test_output_that_nobody_keeps_is_counted(box: BlockingBox, keep_bytes: int) -> None:
+    box.box.limits = Limits(**{**vars(SMALL), "keep_bytes": keep_bytes})
+    result = box.exec("seq 100")
+    box.box.limits = SMALL
+    assert (result.verdict, result.stdout.num_bytes, result.stdout.head) == (Verdict.OK, 292, b"1"[:keep_bytes])
+
+
+def test_a_program_may_open_its_own_output(box: BlockingBox) -> None:
+    result = box.exec("echo out > /dev/stdout; echo err > /dev/stderr")
+    assert (result.stdout.head, result.stderr.head) == (b"out\n", b"err\n")
+
+
 def test_live_output_comes_in_order_and_in_full(box: BlockingBox) -> None:
     pieces = list[tuple[str, bytes]]()
     box.exec("for i in 1 2 3; do echo $i; sleep 0.05; done; seq 100000; echo err >&2", on_output=lambda *p: pieces.append(p))

@@ -39,7 +39,7 @@ class Capture:
         if room > 0:
             self._head += data[:room]
             data = data[room:]
-        if data:
+        if data and self._keep_tail:
             self._tail.append(data)
             self._tail_bytes += len(data)
             while self._tail_bytes - len(self._tail[0]) >= self._keep_tail:

@@ -46,7 +46,7 @@ class Command:
         self.number = number
         self.live = bool(order.get("live"))
         self.output_bytes = int(order.get("output_bytes", 1 << 40))
-        keep = int(order.get("keep_bytes", 1 << 16))
+        keep = max(0, int(order.get("keep_bytes", 1 << 16)))
         self.streams = {1: Capture(keep)} if order.get("tty") else {1: Capture(keep), 2: Capture(keep)}
         self.facts: dict[str, Any] | None = None
         self.refused_before = (0, 0)  # of a machine's own counters, when it began
@@ -277,8 +277,9 @@ def prepare(theirs: dict[int, int], user: list[int] | None, *, tty: bool) -> Non
         os.close(fd)
     if user:
         uid, gid = user
-        for number in (1, 2):
-            os.fchown(number, uid, gid)  # so that it may open /dev/stdout
+        with contextlib.suppress(OSError):  # gVisor has no owners of pipes
+            for number in (1, 2):
+                os.fchown(number, uid, gid)  # so that it may open /dev/stdout
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

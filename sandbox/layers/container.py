@@ -148,7 +148,7 @@ class ContainerLayer:
                 kernel_mount("/proc", "proc", "nosuid", "noexec", "nodev"),
                 kernel_mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
                 kernel_mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", _room(spec)),
+                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={limits.disk_bytes}"),
                 {
                     "destination": f"{INSIDE}/sandbox",
                     "type": "bind",

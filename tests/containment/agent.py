@@ -108,14 +108,21 @@ def forged_output(scene: Scene) -> Outcome:
     pid = scene.background(
         "while :; do for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || (echo forged > $p/fd/1) 2> /dev/null; done; done"
     )
-    text = "".join(scene.box.exec("sleep 0.3; echo mine").stdout.text for _ in range(3))
+    text = "".join(scene.box.exec("sleep 0.2; echo mine").stdout.text for _ in range(2))
     scene.end(pid)
     return Outcome("escaped" if "forged" in text else "contained", f"the later commands' output: {text[:40]!r}")
 
 
 def forged_value_from_inside(scene: Scene) -> Outcome:
     """Code that runs within a called function, as a test of a model's code may have it, answers in its place."""
-    source = "import os\ndef solution():\n os.pwrite(3, (8).to_bytes(8, 'little') + b'\"forged\"', 0)\n os._exit(0)\ndef f():\n return ['judged', solution()]"
+    source = (
+        "import os\n"
+        "def solution():\n"
+        "    os.pwrite(3, (8).to_bytes(8, 'little') + b'\"forged\"', 0)\n"
+        "    os._exit(0)\n"
+        "def f():\n"
+        "    return ['judged', solution()]\n"
+    )
     value = scene.box.python("f", source=source).value
     return Outcome("escaped" if value == "forged" else "contained", f"value: {value!r}")
 

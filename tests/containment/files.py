@@ -101,7 +101,7 @@ return first([lambda p=p, w=w: reads_token(f"/proc/{p}/{w}{HOST['file']}")
     Probe(
         "descriptors of other processes",
         """
-mine = {"self", "thread-self", str(os.getpid())}
+mine = {"self", "thread-self", str(os.getpid())} | ({str(os.getppid())} - {str(HOST["supervisor"])})
 def tries():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         if pid in mine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,16 @@ class Probe:
     may_be_killed: bool = False
     own_box: bool = False
 
+    @property
+    def is_simple(self) -> bool:
+        """It may be run beside others in one command."""
+        return self.drive is None and not self.own_box and not self.may_be_killed
+
 
 PRELUDE = """
 import contextlib, ctypes, errno, json, os, resource, signal, socket, struct, sys, threading, time
-HOST = json.loads(sys.argv[1])
+HOST = json.load(sys.stdin)
+HOST["supervisor"] = os.getppid()
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
@@ -78,7 +84,7 @@ def taken(name, *arguments):
 
 def targets():
     # processes that are not its own: outside a box one that was started for it, inside the agent and the supervisor too
-    return [HOST["pid"]] if HOST["control"] else [1, os.getppid(), HOST["pid"]]
+    return [HOST["pid"]] if HOST["control"] else [1, HOST["supervisor"], HOST["pid"]]
 
 def first(tries):
     # the first success among several ways; else the last error
@@ -98,7 +104,7 @@ def reads_token(path):
         if HOST["token"].encode() in file.read(1 << 20):
             return "read " + path
 
-def main():
+def main(probe):
     try:
         found = probe()
     except MemoryError:
@@ -109,13 +115,48 @@ def main():
         print("escaped: " + str(found) if found else "contained: nothing came of it")
     sys.stdout.flush()
     os._exit(0)
+
+def all_of(probes):
+    # each in a process of its own; what they have said, as one object
+    said = []
+    for probe in probes:
+        r, w = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(r)
+            os.dup2(w, 1)
+            os.dup2(w, 2)
+            os.close(w)
+            try:
+                main(probe)
+            finally:
+                import traceback
+                traceback.print_exc()
+                sys.stdout.flush()
+                os._exit(1)
+        os.close(w)
+        with open(r, errors="replace") as file:
+            said.append(file.read()[-1000:])
+        os.waitpid(pid, 0)
+    print(json.dumps(said))
 """
+
+
+def _function(name: str, program: str) -> str:
+    body = "\n".join(f"    {line}" for line in program.strip("\n").splitlines())
+    return f"def {name}():\n{body}\n"
 
 
 def code_of(program: str) -> str:
     """The whole text of a probe's program."""
-    body = "\n".join(f"    {line}" for line in program.strip("\n").splitlines())
-    return f"{PRELUDE}\ndef probe():\n{body}\nmain()\n"
+    return f"{PRELUDE}\n{_function('probe', program)}\nmain(probe)\n"
+
+
+def code_of_all(programs: Sequence[str]) -> str:
+    """One that runs several, and prints a list of what each has said."""
+    functions = [_function(f"probe_{i}", program) for i, program in enumerate(programs)]
+    names = ", ".join(f"probe_{i}" for i in range(len(programs)))
+    return f"{PRELUDE}\n{''.join(functions)}\nall_of([{names}])\n"
 
 
 def outcome_of(stdout: str, ending: str, *, killed: bool = False) -> Outcome:

@@ -8,16 +8,17 @@ PROBES = [*files.PROBES, *processes.PROBES, *sockets.PROBES, *kernel.PROBES, *bo
 ONE_USER = "all commands of a box are one user: judge in a box of its own, or after a rollback, which ends what was left"
 INSIDE = "code in a function's own process can answer for it: run what is judged as a command of its own, and judge outside"
 PATHS = "names only: the folders themselves are not there"
+SHARED = (
+    "boxes of this layer are the same user to the kernel: a limit that it keeps for each user, such as on file watches, is "
+    "shared by them; the function layer has a user for each box"
+)
 OPEN: dict[tuple[str, str], str] = {  # (layer, probe): why
     ("function", "agent: output forged by an earlier command"): ONE_USER,
     ("function", "agent: a value forged from inside the function"): INSIDE,
     ("crun", "agent: output forged by an earlier command"): ONE_USER,
     ("crun", "agent: a value forged from inside the function"): INSIDE,
     ("crun", "the host's paths in its mounts"): PATHS,
-    (
-        "container",
-        "file watches that all boxes share",
-    ): "boxes of this layer are the same user to the kernel: a limit that it keeps "
-    "for each user, such as on file watches, is shared by them; the function layer has a user for each box",
+    ("crun", "file watches that all boxes share"): SHARED,
+    ("runsc", "agent: a value forged from inside the function"): INSIDE,
 }
 assert len({probe.name for probe in PROBES}) == len(PROBES), "names are unique"

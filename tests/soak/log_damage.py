@@ -78,8 +78,8 @@ def main() -> None:
 def report(done: dict[str, Any]) -> str:
     return (
         "# Log damage\n\n"
-        f"A log of {LOG_BYTES:,} bytes and {done['records']} records, damaged and read: cut at every byte, every bit flipped. Each\n"
-        "time exactly the records before the damage were read. Written by `make soak`.\n\n"
+        f"A log of {LOG_BYTES:,} bytes and {done['records']} records, damaged and read: cut at every byte, every bit\n"
+        "flipped. Each time exactly the records before the damage were read. Written by `make soak`.\n\n"
         "| damage | tried | read as the longest whole prefix |\n|---|---|---|\n"
         f"| cut | {done['cuts']:,} | {done['cuts']:,} |\n| one bit flipped | {done['flips']:,} | {done['flips']:,} |\n"
     )
