@@ -12,17 +12,22 @@ from typing import Any
 
 from sandbox.images import Images
 
-LAYERS = ("function", "crun", "runsc")  # the container layer by its runtimes
+LAYERS = ("function", "crun", "runsc", "docker", "microvm", "vm")  # the container layer by its runtimes
 IMAGE = (("mkfs.erofs", "mmdebstrap"), "erofs-utils mmdebstrap")
 NEEDS = {
     "function": (("bwrap",), "bubblewrap"),
     "crun": (("crun", *IMAGE[0]), f"crun {IMAGE[1]}"),
     "runsc": (("runsc", *IMAGE[0]), f"runsc {IMAGE[1]}"),
+    "docker": (("docker", "dockerd", *IMAGE[0]), f"docker.io {IMAGE[1]}"),
+    "microvm": (("qemu-system-x86_64", *IMAGE[0]), f"qemu-system-x86 {IMAGE[1]}"),
+    "vm": (("qemu-system-x86_64", *IMAGE[0]), f"qemu-system-x86 {IMAGE[1]}"),
 }
 
 
 def lacking(layer: str) -> str | None:
     """What this machine lacks for a layer, in words; None where it has all."""
+    if layer == "docker" and "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+        return "needs a Docker Engine and its SDK: apt-get install docker.io; make env-docker"
     programs, packages = NEEDS[layer]
     if layer != "function" and os.geteuid() != 0:
         return f"{layer} needs root"
@@ -36,4 +41,6 @@ def words(layer: str, home: Path) -> dict[str, Any]:
     images = Images(home / "images")
     if "debian" not in [image.name for image in images.all()]:
         images.build("debian", "debian")
+    if layer in ("microvm", "vm"):
+        return {"layer": layer, "image": "debian"}
     return {"layer": "container", "runtime": layer, "image": "debian"}

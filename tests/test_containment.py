@@ -11,7 +11,7 @@ from sandbox.pool import Pool
 from tests import boxes
 from tests.containment.probe import Probe
 from tests.containment.scene import Scene, controls
-from tests.containment.table import OPEN, PROBES
+from tests.containment.table import LAYERS, OPEN, PROBES
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingPool]:
         yield pool
 
 
-@pytest.mark.parametrize("layer", boxes.LAYERS)
+@pytest.mark.parametrize("layer", LAYERS)
 def test_nothing_gets_out_but_what_is_declared(pool: BlockingPool, layer: str) -> None:
     if reason := boxes.lacking(layer):
         pytest.skip(reason)

@@ -13,7 +13,7 @@ from sandbox.pool import Pool
 from tests import boxes
 from tests.containment.probe import Outcome
 from tests.containment.scene import Scene, controls
-from tests.containment.table import OPEN, PROBES
+from tests.containment.table import LAYERS, OPEN, PROBES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "containment.md"
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "containment.m
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("layers", nargs="*", default=[layer for layer in boxes.LAYERS if boxes.lacking(layer) is None])
+    parser.add_argument("layers", nargs="*", default=[layer for layer in LAYERS if boxes.lacking(layer) is None])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, BlockingPool(Pool(folder=Path(home))) as pool:
         found = {layer: Scene(pool, boxes.words(layer, Path(home))).run(PROBES) for layer in arguments.layers}

@@ -88,7 +88,7 @@ class Scene:
             except (BoxLostError, OSError) as error:
                 outcome = Outcome("broken", f"the box was lost: {error}")
             if not self._works():
-                used_up = probe.own_box and probe.may_be_killed and outcome.kind == "contained"
+                used_up = probe.may_be_killed and outcome.kind == "contained"
                 outcome = outcome if used_up else Outcome("broken", f"the box is of no more use; {outcome.said}")
                 if not probe.own_box:
                     self.box = self.pool.create(**self.words, limits=LIMITS)
