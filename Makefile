@@ -45,7 +45,7 @@ quickstart: env
 	@$(BIN)/polymath run math --name quickstart
 
 test: env
-	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(STRICT),--strict-skips)
+	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(if $(STRICT),--strict-skips)
 
 lint: env
 	$(BIN)/ruff format --check .

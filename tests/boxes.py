@@ -5,6 +5,7 @@ A new layer is one more entry of LAYERS and of NEEDS, and, where its name is not
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -34,13 +35,21 @@ def lacking(layer: str) -> str | None:
     return None if all(map(shutil.which, programs)) else f"needs: apt-get install {packages}"
 
 
+def build_debian(home: Path) -> str:
+    """The name of an image with Python, and with systemd, which full machines need; built once below a home, whoever asks."""
+    images = Images(home / "images")
+    with (home / "debian.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if "debian" not in [image.name for image in images.all()]:
+            images.build("debian", "debian-vm")
+    return "debian"
+
+
 def words(layer: str, home: Path) -> dict[str, Any]:
     """The keywords of `create`; builds the image below `home` where the layer needs one and it is not there."""
     if layer == "function":
         return {"layer": layer}
-    images = Images(home / "images")
-    if "debian" not in [image.name for image in images.all()]:
-        images.build("debian", "debian")
+    build_debian(home)
     if layer in ("microvm", "vm"):
         return {"layer": layer, "image": "debian"}
     return {"layer": "container", "runtime": layer, "image": "debian"}

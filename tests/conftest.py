@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,7 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests alone come first: files run side by side, and the last one to run should be a short one."""
+    """Files run side by side, and of those about the sandbox the tests of each layer. Files of slow tests alone come first.
+
+    So the last one to run is a short one.
+    """
+    for item in items:
+        layer = getattr(item, "callspec", None) and item.callspec.params.get("layer")  # type: ignore[attr-defined]
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {layer or ''}"))
     quick = {item.path for item in items if item.get_closest_marker("slow") is None}
     items.sort(key=lambda item: item.path in quick)
 
@@ -57,6 +64,15 @@ def tiny_policy(architecture: str = "qwen3", *, seed: int = 0, dtype: str = "flo
     common = {key: value for key, value in TINY.items() if key in config_keys(architecture)}
     init = InitConfig(architecture=architecture, config={**common, **config})
     return init_policy(init, train_tokenizer(TEXTS, 512), model, seed=seed)
+
+
+@pytest.fixture(scope="session")
+def sandbox_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests of the sandbox, whichever process they run in: images and templates are made once."""
+    root = tmp_path_factory.getbasetemp()
+    home = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "sandbox"
+    home.mkdir(exist_ok=True)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,8 @@ from tests.containment.table import LAYERS, OPEN, PROBES
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlockingPool]:
-    with BlockingPool(Pool(folder=tmp_path_factory.mktemp("sandbox"))) as pool:
+def pool(sandbox_home: Path) -> Iterator[BlockingPool]:
+    with BlockingPool(Pool(folder=sandbox_home)) as pool:
         yield pool
 
 

@@ -33,6 +33,7 @@ from sandbox.placement import Report
 from sandbox.pool import Pool
 from sandbox.result import Verdict
 from sandbox.spec import BoxSpec, LayerName, Limits
+from tests import boxes
 from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
@@ -43,8 +44,8 @@ SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_byte
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sandbox")
+def home(sandbox_home: Path) -> Path:
+    return sandbox_home
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def image(home: Path) -> str:
     """A Debian root with Python, and with systemd, which full machines need."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("crun", "mkfs.erofs", "mmdebstrap"))):
         pytest.skip("needs root and: apt-get install crun erofs-utils mmdebstrap")
-    return Images(home / "images").build("debian", "debian-vm").name
+    return boxes.build_debian(home)
 
 
 PACKAGES = {"qemu-system-x86_64": "qemu-system-x86 qemu-utils seabios"}  # by program, where the names differ
@@ -458,7 +459,7 @@ def group_of(pool: BlockingPool, box: BlockingBox) -> Cgroup:
 def test_what_the_function_layer_lacks_is_said_before_anything_runs(pool: BlockingPool) -> None:
     with pytest.raises(UnsupportedError, match="image: got 'py'"):
         pool.create("function", image="py")
-    with pytest.raises(ValueError, match="network: got 'example.org'; write host:port"):
+    with pytest.raises(ValueError, match=r"network: got 'example.org'; write host:port"):
         pool.create("function", network=("example.org",))
     with pytest.raises(ValueError, match="num_pids: got 1; at least 4"):
         Limits(num_pids=1)

@@ -20,7 +20,7 @@ from tests import test_sandbox
 home, pool, image, layer, box = (
     test_sandbox.home, test_sandbox.pool, test_sandbox.image, test_sandbox.layer, test_sandbox.box,
 )  # fmt: skip
-engine = getattr(test_sandbox, "engine", None)
+engine = test_sandbox.engine
 BIG = bytes(range(256)) * 4096
 
 FETCH = """

@@ -16,7 +16,7 @@ from sandbox.warm import Shelf
 from tests import test_sandbox
 from tests.test_sandbox import SMALL, left_of
 
-home, pool, image = test_sandbox.home, test_sandbox.pool, test_sandbox.image
+home, engine, pool, image = test_sandbox.home, test_sandbox.engine, test_sandbox.pool, test_sandbox.image
 
 
 def number_of(pool: BlockingPool, box: BlockingBox) -> int:
