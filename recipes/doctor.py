@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import importlib.metadata
@@ -10,13 +11,29 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sandbox import proof
+from sandbox.errors import SandboxError
+from sandbox.images import Images
+from sandbox.pool import HOME, Pool
+
 INSTALL = "make env"
 INSTALL_VLLM = "make env-vllm"
 INSTALL_REASONING_GYM = "make env-reasoning-gym"
+PROOF_LIMIT_S = 90.0  # for a box of one kind: the first full machine is booted, which is then kept
+_OF_IMAGES = "apt-get install erofs-utils mmdebstrap; polymath sandbox image build debian debian"
+BOX_PARTS = {
+    "function": "apt-get install bubblewrap",
+    "container (crun)": f"apt-get install crun; {_OF_IMAGES}",
+    "container (runsc)": f"apt-get install runsc; {_OF_IMAGES}",
+    "container (docker)": f"apt-get install docker.io, start dockerd; make env-docker; {_OF_IMAGES}",
+    "microvm": f"apt-get install qemu-system-x86 seabios; {_OF_IMAGES}",
+    "vm": f"apt-get install qemu-system-x86 qemu-utils seabios; {_OF_IMAGES}-vm",
+}
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 2 * 2**30  # for checkpoints and logs of a small run
 
@@ -33,17 +50,19 @@ class Finding:
 
 
 def doctor(*, as_json: bool) -> int:
-    """Print the findings; 0 when everything essential is there, else 1."""
-    findings = list(examine())
+    """Print the findings as they come; 0 when everything essential is there, else 1."""
+    findings = list[Finding]()
+    for finding in examine():
+        findings.append(finding)
+        if not as_json:
+            mark = "ok" if finding.ok else "MISSING" if finding.essential else "-"
+            print(f"{mark:<8}{finding.name:<21}{finding.found}", flush=True)
+            if not finding.ok and finding.add:
+                print(f"{'':<28}add it: {finding.add}", flush=True)
     ready = all(finding.ok for finding in findings if finding.essential)
     if as_json:
         print(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}, indent=2))
         return 0 if ready else 1
-    for finding in findings:
-        mark = "ok" if finding.ok else "MISSING" if finding.essential else "-"
-        print(f"{mark:<8}{finding.name:<15}{finding.found}")
-        if not finding.ok and finding.add:
-            print(f"{'':<23}add it: {finding.add}")
     print("\nThis machine can run Polymath." if ready else "\nSomething essential is missing; see above.")
     return 0 if ready else 1
 
@@ -64,6 +83,7 @@ def examine() -> Iterator[Finding]:
     yield _vllm()
     yield _reasoning_gym()
     terminal = f"{shutil.get_terminal_size().columns} columns" if sys.stdout.isatty() else "none; output is plain lines"
+    yield from _sandbox()
     yield Finding("terminal", sys.stdout.isatty(), terminal, essential=False)
 
 
@@ -112,6 +132,27 @@ def _reasoning_gym() -> Finding:
         found = f"not installed; it adds the reasoning_gym/NAME generators, and needs a C compiler ({has})"
         return Finding("reasoning-gym", False, found, essential=False, add=INSTALL_REASONING_GYM)
     return Finding("reasoning-gym", True, found, essential=False)
+
+
+def _sandbox() -> Iterator[Finding]:
+    """Of each kind of box, by a program that is run in one."""
+    loop = asyncio.new_event_loop()
+    try:
+        pool = Pool(log=False)
+        images = [image.name for image in Images(HOME.expanduser() / "images").all()]
+        loop.run_until_complete(pool.open())
+        try:
+            for spec in proof.kinds():
+                start = time.monotonic()
+                why = loop.run_until_complete(proof.why_not(pool, spec, images, PROOF_LIMIT_S))
+                found = why or f"a program ran in one, {time.monotonic() - start:.1f} s with its start"
+                yield Finding(f"box {spec.kind}", why is None, found, essential=False, add=BOX_PARTS[spec.kind])
+        finally:
+            loop.run_until_complete(pool.close())
+    except (SandboxError, OSError) as error:
+        yield Finding("boxes", False, str(error), essential=False)
+    finally:
+        loop.close()
 
 
 def _importable(name: str) -> str | None:

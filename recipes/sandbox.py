@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable
 from pathlib import Path
 
+from recipes import sandbox_bench
 from rewards.errors import UserError
 from sandbox import commandlog, gc
 from sandbox.errors import SandboxError, UnsupportedError
@@ -20,6 +25,7 @@ from sandbox.spec import LayerName, Limits, Runtime
 
 OF_VERDICTS = {Verdict.WALL_TIMEOUT: 124, Verdict.CPU_TIMEOUT: 124}  # as `timeout` has it
 KILLED, FAILED = 137, 1
+DAY_S = 86400.0
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +47,17 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--wall-s", type=float, default=30.0, help="seconds after which it is ended (default: 30)")
     run.add_argument("--memory-mib", type=int, default=512, help="of the box (default: 512)")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command and its arguments")
+
+    shell = action("shell", "a terminal in a new box", _shell)
+    shell.add_argument("--layer", choices=[layer.value for layer in LayerName], default="function", help="default: function")
+    shell.add_argument("--image", help="of `polymath sandbox image list`; the function layer takes none")
+    shell.add_argument("--runtime", choices=[runtime.value for runtime in Runtime], default="crun", help="of containers")
+    shell.add_argument("--network", action="append", default=[], metavar="HOST:PORT", help="that it may reach; none by default")
+
+    bench = action("bench", "what boxes of every kind cost on this machine, in a table", _bench)
+    bench.add_argument("--image", help="for all but the function layer; those are left out without one")
+    bench.add_argument("--repeats", type=int, default=20, help="of each measurement (default: 20)")
+    bench.add_argument("--write", type=Path, metavar="FILE", help="the table as Markdown as well")
 
     action("ps", "the boxes that live now", _ps).add_argument("--json", action="store_true", help="for a machine to read")
     action("gc", "take away what boxes have left whose keeper was killed", _gc)
@@ -95,6 +112,58 @@ def _run(arguments: argparse.Namespace) -> int:
         return OF_VERDICTS.get(result.verdict, KILLED if result.exit_code is None else result.exit_code)
 
     return asyncio.run(run())
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    if not sys.stdin.isatty():
+        raise UserError("sandbox shell: the input is no terminal; use `polymath sandbox run`")
+
+    async def run() -> int:
+        async with Pool(folder=arguments.home, log=False) as pool:
+            box = await pool.create(
+                arguments.layer, image=arguments.image, runtime=arguments.runtime, network=arguments.network, ttl_s=DAY_S
+            )
+            size = os.get_terminal_size()
+            terminal = await box.terminal(rows=size.lines, columns=size.columns)
+            loop, typed = asyncio.get_running_loop(), asyncio.Queue[bytes]()
+            loop.add_reader(sys.stdin, lambda: typed.put_nowait(os.read(sys.stdin.fileno(), 4096)))
+            loop.add_signal_handler(signal.SIGWINCH, lambda: typed.put_nowait(b""))
+
+            async def send() -> None:
+                while True:
+                    if data := await typed.get():
+                        await terminal.write(data)
+                    else:
+                        size = os.get_terminal_size()
+                        await terminal.resize(size.lines, size.columns)
+
+            sending = asyncio.create_task(send())
+            try:
+                while data := await terminal.read():
+                    os.write(sys.stdout.fileno(), data)
+            finally:
+                sending.cancel()
+                loop.remove_reader(sys.stdin)
+            return (await terminal.wait()).exit_code or 0
+
+    before = termios.tcgetattr(sys.stdin)
+    tty.setraw(sys.stdin)
+    try:
+        return asyncio.run(run())
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    text = sandbox_bench.bench(
+        arguments.home, arguments.image, arguments.repeats, lambda kind: print(f"measures {kind}", file=sys.stderr)
+    )
+    print(text)
+    if arguments.write is not None:
+        arguments.write.write_text(
+            f"# What a box costs\n\nWritten by `polymath sandbox bench`. {sandbox_bench.machine()}\n\n{text}"
+        )
+    return 0
 
 
 def _ps(arguments: argparse.Namespace) -> int:

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from sandbox import proof
 from sandbox.agent import short_path
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxLostError, SandboxError
@@ -24,12 +25,11 @@ from sandbox.images import Images
 from sandbox.keeper import spec_of
 from sandbox.placement import NOTHING, STARTED, Amount, Ledger, RefusedError, Report, need_of
 from sandbox.pool import Pool
-from sandbox.spec import BoxSpec, LayerName, Runtime
+from sandbox.spec import LayerName
 
 HELLO_LIMIT_S = 10.0
 TRY_LIMIT_S = 30.0  # for a box that shows whether a layer can be had
 LEAST_FREE = 0.05  # of the machine's memory: with less no box is begun, whatever the limits of those there add up to
-OTHERS = [runtime for runtime in Runtime if runtime is not Runtime.CRUN]
 OF_BOXES = frozenset(
     {"destroy", "release", "reset", "network", "facts", "pause", "resume", "snapshot", "rollback", "fork", "diff", "commit"}
 )
@@ -76,9 +76,9 @@ class Host:
     async def open(self) -> tuple[Report, tuple[str, int], list[str]]:
         """Its first report, the gate's address, and the boxes that an earlier client of this pool has left here."""
         await self.pool.open()
-        specs = [BoxSpec(layer, ttl_s=2 * TRY_LIMIT_S) for layer in self._settings.layers]
-        specs += [replace(spec, runtime=other) for spec in specs if spec.layer is LayerName.CONTAINER for other in OTHERS]
-        tried = await asyncio.gather(*(self._try(spec) for spec in specs))
+        specs = list(proof.kinds(self._settings.layers))
+        images = [image.name for image in Images(self._settings.folder.expanduser() / "images").all()]
+        tried = await asyncio.gather(*(proof.why_not(self.pool, spec, images, TRY_LIMIT_S) for spec in specs))
         self._why_not = {spec.kind: why for spec, why in zip(specs, tried, strict=True) if why is not None}
         self._kinds = frozenset(spec.kind for spec in specs) - self._why_not.keys()
         self._gate = await asyncio.start_server(self._meet, self._address, 0)
@@ -189,29 +189,6 @@ class Host:
         memory = psutil.virtual_memory()
         if memory.available < LEAST_FREE * memory.total:
             raise RefusedError(f"no room: the machine has {memory.available >> 20} MiB of memory left, whoever has the rest")
-
-    async def _try(self, spec: BoxSpec) -> str | None:
-        """Why such boxes cannot be had on this machine; None if one ran a command."""
-        images = [image.name for image in Images(self._settings.folder.expanduser() / "images").all()]
-        if spec.layer is not LayerName.FUNCTION and not images:
-            return "its store has no image to try it with"
-        why: str | None = f"no answer within {TRY_LIMIT_S:.0f} s"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TRY_LIMIT_S):
-                for image in [None] if spec.layer is LayerName.FUNCTION else images:
-                    why = await self._try_image(spec, image)
-                    if why is None:
-                        return None
-        return why
-
-    async def _try_image(self, spec: BoxSpec, image: str | None) -> str | None:
-        try:
-            box = await self.pool.create(spec.layer, image=image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s)
-            done = await box.exec("true")
-            await self.pool.destroy(box)
-        except (SandboxError, OSError) as error:
-            return str(error)
-        return None if done.ok else f"`true` came to {done.verdict}"
 
     # ids and facts, as the client has them
 
