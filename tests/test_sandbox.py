@@ -299,8 +299,6 @@ def test_what_takes_a_gvisor_box_with_it_gets_its_verdict(pool: BlockingPool, im
         box = pool.create("container", runtime="runsc", image=image, limits=SMALL)
         assert box.exec("echo before").ok
         assert box.exec(command, wall_s=20).verdict is verdict
-        with pytest.raises(BoxLostError):
-            box.exec("true")
         pool.destroy(box)
 
 

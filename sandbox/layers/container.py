@@ -148,7 +148,7 @@ class ContainerLayer:
                 kernel_mount("/proc", "proc", "nosuid", "noexec", "nodev"),
                 kernel_mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
                 kernel_mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
-                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", f"size={limits.disk_bytes}"),
+                kernel_mount("/dev/shm", "tmpfs", "nosuid", "nodev", "noexec", "mode=1777", *room(spec).split(",")),
                 {
                     "destination": f"{INSIDE}/sandbox",
                     "type": "bind",
@@ -177,7 +177,7 @@ def kernel_mount(target: str, kind: str, *options: str) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": kind, "options": list(options)}
 
 
-def _room(spec: BoxSpec) -> str:
+def room(spec: BoxSpec) -> str:
     """So many bytes at most, and files, each of which takes a kilobyte of the kernel's memory whatever is in it."""
     return f"size={spec.limits.disk_bytes},nr_inodes={max(1024, spec.limits.disk_bytes // INODE_BYTES)}"
 
@@ -221,7 +221,7 @@ class ContainerBox:
         self.cgroup.create(self.layer.group_limits(self.spec.limits))
         for name in ("writes", "root", "snapshots"):
             (self.place.folder / name).mkdir(mode=0o700)  # a box may leave setuid programs in what is kept of it
-        mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"{_room(self.spec)},mode=755")
+        mounts.mount("tmpfs", self.upper.parent, "tmpfs", data=f"{room(self.spec)},mode=755")
         self.upper.mkdir(mode=0o755)
 
     async def launch(self) -> None:

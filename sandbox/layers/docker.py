@@ -30,7 +30,7 @@ from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.guest.frames import FrameError
 from sandbox.images import Images
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place
-from sandbox.layers.container import CAPABILITIES, USER, make_points
+from sandbox.layers.container import CAPABILITIES, USER, make_points, room
 from sandbox.relay import Relay
 from sandbox.spec import BoxSpec
 
@@ -82,6 +82,8 @@ class DockerLayer:
         assert not below, "it takes no snapshots"
         if spec.image is None:
             raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
+        if spec.stateless:
+            raise UnsupportedError("stateless: a box of the container layer keeps its files; use the function layer")
         (place.folder / "stderr").touch()
         image = await asyncio.to_thread(self._image, spec.image)
         container = await asyncio.to_thread(self._create, spec, place, image)
@@ -122,7 +124,7 @@ class DockerLayer:
                 cpu_quota=int(limits.cpus * 100_000),
                 ulimits=[_ulimit("nofile", limits.num_files), _ulimit("core", 0)],
                 read_only=True,
-                tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk_bytes}"},
+                tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,{room(spec)}"},
                 shm_size=limits.disk_bytes,
                 ipc_mode="private",
                 volumes={str(Path(sandbox.__file__).resolve().parent): {"bind": f"{INSIDE}/sandbox", "mode": "ro"}},

@@ -1,7 +1,7 @@
 """The container layer on gVisor (`runsc`): the same images, files and limits, and a kernel between programs and the host's.
 
 It does not protect against: holes in gVisor; side channels. It is another kernel, and shows it. Memory and processes are
-limited for the box as a whole, and a program that asks for too much of them takes its box with it: that command gets its
+limited for the box as a whole, and a program that asks for too much of them may take its box with it: that command gets its
 verdict, later ones a lost box. System calls and starts of programs are slow. Debian 12 has a version of 2022, in which
 coreutils' `ls` and `stat` of files fail.
 """
@@ -70,6 +70,8 @@ class GVisorLayer(ContainerLayer):
 
     def config(self, spec: BoxSpec, place: Place, agent: Sequence[str]) -> dict[str, Any]:
         config = super().config(spec, place, agent)
+        for mount in config["mounts"]:  # it does not know this bound; what it holds counts as the box's memory
+            mount["options"] = [option for option in mount["options"] if not option.startswith("nr_inodes=")]
         config["mounts"].append(
             {"destination": "/tmp", "type": "bind", "source": str(place.folder / "root/tmp"), "options": ["rw"]}
         )  # else it puts a file system of its own there, without a bound
