@@ -1,7 +1,7 @@
 """`polymath sandbox bench`: what boxes of every kind cost on this machine, beside what people use without them, in one table.
 
-Times are medians. A box's memory is its processes' proportional share (PSS), their machine's emulator included; how many go into
-8 GiB follows from it. Ratios compare within one run: machines are noisy.
+Times are medians. A box's memory is its processes' proportional share (PSS), an emulator included; how many go into 8 GiB
+follows from it. Ratios compare within one run: machines are noisy.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ ROOM_BYTES = 8 << 30
 NUM_FORKS = 20
 COLUMNS = ["first", "cold", "ready", "command", "call", "reset", "snapshot", f"fork of {NUM_FORKS}", "MiB a box", "in 8 GiB"]
 NOTE = f"""
-`first`: the first box of its kind, which boots a machine where there is none to clone. `cold`: create, with an agent that answers.
-`ready`: create where boxes are kept ready. `command`: `true`. `call`: a Python function; of the function layer in a stateless box.
-`reset`: as new again. `fork of {NUM_FORKS}`: until all of them answer. Commands are not logged here: a log adds its sync to each.
+`first`: the first box of its kind, which boots a machine where there is none to clone. `cold`: create, with an agent that
+answers. `ready`: create where boxes are kept ready. `command`: `true`. `call`: a Python function; of the function layer in a
+stateless box. `reset`: as new again. `fork of {NUM_FORKS}`: until all of them answer. Commands are not logged here: a log adds
+its sync to each.
 """
 
 
