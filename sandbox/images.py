@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
 import stat
 import subprocess
 import tarfile
+import zlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -156,9 +158,16 @@ def unpack(archive: Path, root: Path) -> None:
     """Unpacks a tar archive below `root`, as root with its owners, and refuses what could reach beyond it.
 
     Raises:
-        ValueError: a path or a link leads outside, it holds a device, or more than the bounds on entries, bytes or ratio.
+        ValueError: it is no archive, a path or a link leads outside, or it is more than the bounds on entries, bytes or ratio.
     """
     root.mkdir()
+    try:
+        _unpack(archive, root)
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{archive.name}: no tar archive, or a broken one: {error}") from error
+
+
+def _unpack(archive: Path, root: Path) -> None:
     packed, unpacked = archive.stat().st_size, 0
     with tarfile.open(archive) as tar:
         for count, member in enumerate(tar):

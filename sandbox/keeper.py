@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,6 +187,9 @@ class Keeper:
             reply = encode({"id": number, "type": "done", **await self._obey(order)})
         except (SandboxError, OSError, ValueError) as error:  # an answer that is too long is a ValueError as well
             reply = encode({"id": number, "type": "done", "error": str(error)[:2000], "kind": type(error).__name__})
+        except Exception as error:  # noqa: BLE001 - whoever asked must not wait for an answer that never comes
+            traceback.print_exc()
+            reply = encode({"id": number, "type": "done", "error": f"the keeper failed: {error!r:.2000}", "kind": ""})
         if not writer.is_closing():
             writer.write(reply)
 
