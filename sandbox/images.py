@@ -15,9 +15,9 @@ import shutil
 import stat
 import subprocess
 import tarfile
-import zlib
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass

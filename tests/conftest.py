@@ -31,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--strict-skips", action="store_true", help="a skipped test is a failure")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be there")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files run side by side, and of those about the sandbox the tests of each layer. Files of slow tests alone come first.
 
