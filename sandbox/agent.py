@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sandbox.errors import BoxLostError
 from sandbox.guest.frames import Decoder, FrameError, encode
@@ -123,8 +123,7 @@ class Agent(asyncio.Protocol):
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # another event loop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         try:

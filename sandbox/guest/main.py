@@ -88,6 +88,7 @@ class Agent:
         self.unsent = Outbox()
         self.held: dict[int, command.Command] = {}  # descriptors that are not read until the peer has taken some answers
         self.spare: Spare | None = None  # of a stateless box
+        self.supervisors = set[int]()  # that live, of commands that are forgotten as well
         self.tunnel = Tunnel(self)
         self.watch_children()
 
@@ -311,6 +312,8 @@ class Agent:
             self.spare = Spare()
         refused = machine.refused(self.group)
         running = command.Command(number, order, self.take_stdin(number, payload), self.spare)
+        if running.watch is None:
+            self.supervisors.add(running.pid)
         self.spare, running.refused_before = None, refused
         self.commands[number] = running
         for fd in running.readers:
@@ -499,6 +502,7 @@ class Agent:
                 if not text:  # its supervisor was killed, by the command or for its memory
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(running.pid, 0)  # then what it leaves has become this one's
+                    self.supervisors.discard(running.pid)
                     self.sweep(running.number)
                 self.finish(running, json.loads(text) if text else running.facts_of_lost())
             if not text:
@@ -507,8 +511,8 @@ class Agent:
     def sweep(self, number: int) -> None:
         """Ends what has lost its supervisor: it has become this one's child, or is in a group by itself."""
         self.sweep_group(number)
-        supervisors = {self.bystander, *(c.pid for c in self.commands.values())}
-        while orphans := [pid for pid in watch.children(os.getpid()) if pid not in supervisors]:
+        others = {self.bystander, *self.supervisors}
+        while orphans := [pid for pid in watch.children(os.getpid()) if pid not in others]:
             for orphan in orphans:
                 for pid in [orphan, *watch.descendants(orphan)]:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -539,6 +543,7 @@ class Agent:
         """Nothing of it is left."""
         self.selector.unregister(running.told_fd)
         running.close()
+        self.supervisors.discard(running.pid)
         if running.number < 0:
             del self.commands[running.number]
         for number in running.awaited:

@@ -43,6 +43,7 @@ POOL_LABEL, BOX_LABEL = "polymath.pool", "polymath.box"
 MARK = "docker"  # a file in the folder of a pool that has asked an engine for containers: where that is
 CALL_LIMIT_S = 60.0
 GONE_LIMIT_S = 20.0
+NUM_TRIES = 3  # of what the engine does not do at once on a busy machine
 SAID_BYTES = 4096  # of what the container says on stderr
 _CHUNK = struct.Struct(">B3xI")  # what the engine puts before each piece of a stream
 
@@ -230,10 +231,14 @@ class DockerBox:
         remove(self.container)
 
     async def act(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            await asyncio.to_thread(self.container.pause if op == "pause" else self.container.unpause)
-        except _errors() as error:
-            raise BoxUnavailableError(f"{op}: the Docker Engine says: {error}") from error
+        call = self.container.pause if op == "pause" else self.container.unpause
+        for left in reversed(range(NUM_TRIES)):
+            try:
+                await asyncio.to_thread(call)
+                break
+            except _errors() as error:  # a busy machine may take longer to freeze than the engine waits
+                if not left:
+                    raise BoxUnavailableError(f"{op}: the Docker Engine says: {error}") from error
         return {}
 
 
