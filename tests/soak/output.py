@@ -1,7 +1,7 @@
 """Programs that abuse their output and their end: the verdict, how late it came, and what host and agent held meanwhile.
 
-`tests/test_sandbox.py` has the verdicts; this measures, on three kinds of boxes, and writes docs/results/output.md; other
-layers are named on the command line.
+`tests/test_sandbox.py` has the verdicts; this measures and writes docs/results/output.md. Layers are named on the command
+line; three kinds of boxes if none are.
 """
 
 from __future__ import annotations
