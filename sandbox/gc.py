@@ -44,7 +44,9 @@ def _dead(pools: Path) -> Iterator[Path]:
 def _clean(pool: Path) -> bool:
     if not docker.collect(pool):
         return False  # its engine does not answer: another time
+    others = tuple(f"{other.name}-" for other in pool.parent.glob(f"{pool.name}-*/"))  # whose groups begin as this one's do
     for name in groups_of(pool.name):
-        Cgroup(name).destroy()
+        if not name.startswith(others):
+            Cgroup(name).destroy()
     trees.remove(pool)
     return not pool.exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import gc
 from sandbox.blocking import BlockingBox, BlockingPool
 from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.pool import Pool
@@ -106,3 +107,13 @@ def test_a_pool_that_closes_ends_what_was_ready(tmp_path: Path) -> None:
         assert len(left_of(name)) > 3
     assert not left_of(name)
     assert not os.path.exists(pool.pool.folder)
+
+
+def test_what_a_dead_pool_left_is_not_taken_for_that_of_one_whose_name_begins_alike(tmp_path: Path) -> None:
+    with BlockingPool(Pool(folder=tmp_path, name="run-2")) as pool:
+        box = pool.create("function")
+        dead = tmp_path / "pools" / "run"
+        dead.mkdir()
+        (dead / "lock").touch()
+        assert gc.collect(tmp_path) == ["run"]
+        assert box.exec("echo fine").stdout.text == "fine\n"
