@@ -96,6 +96,7 @@ class BlockingBox:
     python = _of_box(Box.python)
     read_file = _of_box(Box.read_file)
     write_file = _of_box(Box.write_file)
+    written_by = _of_box(Box.written_by)
     list_files = _of_box(Box.list_files)
     upload = _of_box(Box.upload)
     download = _of_box(Box.download)

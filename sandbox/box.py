@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from sandbox import transfer
 from sandbox.agent import Agent
 from sandbox.cgroups import Counters
-from sandbox.commandlog import CommandChangedError, CommandLog, entry_of, facts_of, result_of
+from sandbox.commandlog import CommandChangedError, CommandLog, Entry, entry_of, facts_of, result_of
 from sandbox.errors import BoxLostError, UnsupportedError
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES
 from sandbox.guest.tunnel import PORT
@@ -33,6 +33,7 @@ from sandbox.result import Output, Result, Verdict
 from sandbox.spec import Limits
 
 T = TypeVar("T")
+CLOCK_STEP_S = 0.011  # between two times that a file system tells apart
 GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
 _PROXY = f"http://127.0.0.1:{PORT}"
 PROXIED = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY) | {
@@ -95,6 +96,7 @@ class Box:
         self._reach, self._log, self._keeper, self._came_back = reach, log, keeper, came_back
         self._seq = 0  # of the last call
         self._paused = False
+        self._spans = list[tuple[float, float, str]]()  # when calls began and ended, by the box's clock, and what they were
         self._network: Sequence[str] = ()
         self._proxy: Proxy | None = None
         self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
@@ -247,12 +249,30 @@ class Box:
         """
 
         async def write(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
+            spans = []
             for offset in range(0, max(1, len(data)), MAX_PAYLOAD_BYTES):
-                await self._ask(reach, order | {"offset": offset}, data[offset : offset + MAX_PAYLOAD_BYTES])
-            return {}, b""
+                header, _ = await self._ask(reach, order | {"offset": offset}, data[offset : offset + MAX_PAYLOAD_BYTES])
+                spans.append(_span(header))
+            return {"span": [spans[0][0], spans[-1][1]]}, b""
 
         order = {"op": "write", "path": path, "mode": mode}
         await self._logged(self._next(), order, data, write)
+
+    async def written_by(self, path: str) -> list[str]:
+        """The calls that ran when a file was last changed: numbers and what they were, as `polymath sandbox log` has them.
+
+        The time is that of the file's inode, which programs cannot set. It is more than one where calls ran at once or within
+        a hundredth of a second, and none where the image, or what an earlier call had left running, wrote it.
+
+        Raises:
+            UnsupportedError: the pool keeps no log. OSError: with the box's reason.
+        """
+        if self._log is None:
+            raise UnsupportedError("written_by: this box has no command log")
+        changed = (await self._beside({"op": "stat", "path": path})).get("changed")
+        if not isinstance(changed, int | float):
+            raise BoxLostError("the box's agent gave no time of a file")
+        return [shown for began, ended, shown in self._spans if began - CLOCK_STEP_S <= changed <= ended + CLOCK_STEP_S]
 
     async def list_files(self, path: str) -> list[tuple[str, str, int]]:
         """All that is below a folder: path in it, "file", "folder" or "other", and size in bytes.
@@ -402,6 +422,7 @@ class Box:
                     f"command {seq} of box {self.box_id}: recorded `{found.shown}`, and now asked `{entry.shown}`"
                 )
             elif found.facts is not None:
+                self._note_span(entry, found.facts)
                 return _answered(found.facts), found.data
         if self._reach is None:
             raise BoxLostError(f"box {self.box_id} is gone; whether its command {seq} ({order['op']}) ran is unknown")
@@ -414,7 +435,12 @@ class Box:
             facts, data = {"errno": error.errno, "message": error.strerror}, b""
         if log is not None and entry is not None:
             await asyncio.wrap_future(log.finish(entry, facts, data))
+            self._note_span(entry, facts)
         return _answered(facts), data
+
+    def _note_span(self, entry: Entry, facts: Mapping[str, Any]) -> None:
+        if "span" in facts:
+            self._spans.append((*facts["span"], f"{entry.seq} {entry.shown}"))
 
     async def _beside(self, order: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         """What is asked of the agent without being a call of its own; of a box that is gone there is nothing to ask."""
@@ -475,7 +501,8 @@ class Box:
             if result.verdict in (Verdict.PIDS_LIMIT, Verdict.OUT_OF_MEMORY):  # what it started goes on at the limit
                 await self._ask(reach, {"op": "end", "command": seq})
             self._finished.append(seq)
-            return facts_of(result, kept.stream(3).head)
+            recorded, data = facts_of(result, kept.stream(3).head)
+            return {**recorded, "span": _span(facts)}, data
 
         return result_of(*await self._logged(seq, order, stdin, run))
 
@@ -496,6 +523,14 @@ class Box:
         begun.set()
         facts, _ = await agent.ask({**order, "forget": forget}, stdin[last:], kept)
         return facts
+
+
+def _span(facts: Mapping[str, Any]) -> list[float]:
+    """When a call began and ended, by the box's clock."""
+    span = facts.get("span")
+    if isinstance(span, list) and len(span) == 2 and all(isinstance(at, int | float) and math.isfinite(at) for at in span):
+        return [float(at) for at in span]
+    return [0.0, 0.0]
 
 
 def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:

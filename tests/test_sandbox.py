@@ -866,6 +866,28 @@ def test_a_closed_terminal_takes_its_processes_along(box: BlockingBox) -> None:
     assert terminal.read() == b""
 
 
+def test_a_file_is_traced_to_the_call_that_wrote_it(box: BlockingBox) -> None:
+    def apart() -> None:
+        time.sleep(0.05)  # what comes right after could have been it
+
+    box.exec("echo one > /tmp/traced; echo > /tmp/other")
+    apart()
+    box.write_file("/tmp/traced.too", b"x")
+    apart()
+    box.exec("cat /tmp/traced")
+    [shown] = box.written_by("/tmp/traced")
+    assert shown.endswith("exec /bin/sh -c echo one > /tmp/traced; echo > /tmp/other")
+    [shown] = box.written_by("/tmp/traced.too")
+    assert shown.endswith("write /tmp/traced.too")
+    apart()
+    box.exec("touch -d 2001-01-01 /tmp/traced")  # what it says of itself is not what it was
+    [shown] = box.written_by("/tmp/traced")
+    assert "touch" in shown
+    assert box.written_by("/usr/bin/env") == []
+    with pytest.raises(FileNotFoundError):
+        box.written_by("/no/such")
+
+
 def test_folders_go_in_and_out(box: BlockingBox, layer: dict[str, Any], tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep" / "er").mkdir(parents=True)

@@ -20,6 +20,7 @@ import socket
 import stat
 import sys
 import termios
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -412,9 +413,15 @@ class Agent:
         self.send({"id": order["id"], "type": "done", **facts}, data)
 
     def write_file(self, order: dict[str, Any], payload: bytes) -> None:
+        began = time.time()
         with watch.acting_as(order.get("user")):
             files.write(order, payload)
-        self.send({"id": order["id"], "type": "done"})
+        self.send({"id": order["id"], "type": "done", "span": [began, time.time()]})
+
+    def stat_file(self, order: dict[str, Any], payload: bytes) -> None:
+        with watch.acting_as(order.get("user")):
+            changed = os.lstat(order["path"]).st_ctime
+        self.send({"id": order["id"], "type": "done", "changed": changed})
 
     def list_files(self, order: dict[str, Any], payload: bytes) -> None:
         with watch.acting_as(order.get("user")):
@@ -436,6 +443,7 @@ class Agent:
         "read": read_file,
         "write": write_file,
         "list": list_files,
+        "stat": stat_file,
     }
 
     # commands

@@ -107,7 +107,7 @@ class Watch:
         self.pid, self.stateless, self._group = pid, stateless, group
         self.cause = ""  # a verdict, where a limit ended it
         self.status: int | None = None
-        self.start = time.monotonic()
+        self.start, self._began = time.monotonic(), time.time()
         self._wall_s, self._cpu_s = limits.get("wall_s"), limits.get("cpu_s")
         self._disk = limits.get("disk")
         self._ended_cpu_s = self._most_cpu_s = 0.0
@@ -194,6 +194,7 @@ class Watch:
             "wall_s": time.monotonic() - self.start,
             "cpu_s": self.cpu_s(),
             "max_rss_bytes": self._max_rss_bytes,
+            "span": [self._began, time.time()],
         }
 
     def _is_disk_full(self) -> bool:
