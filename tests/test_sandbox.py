@@ -207,10 +207,12 @@ def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(bo
 
 
 def test_a_child_that_keeps_the_pipe_and_writes_for_ever_holds_nothing_up(box: BlockingBox) -> None:
-    result = box.exec("yes & echo $! >&2; sleep 0.2", wall_s=20)
+    result = box.exec(
+        "mkfifo /tmp/begun; (echo > /tmp/begun; exec yes) & echo $! >&2; cat /tmp/begun; rm /tmp/begun; sleep 0.5", wall_s=20
+    )
     assert result.verdict is Verdict.OK
     assert result.wall_s < LATE_S
-    assert result.stdout.head.startswith(b"y\ny\n")
+    assert b"y\ny\n" in result.stdout.head
     assert box.exec(f"kill {int(result.stderr.text)}").ok
 
 
@@ -582,15 +584,17 @@ def test_a_keeper_that_does_not_start_says_why(tmp_path: Path) -> None:
         asyncio.run(opened())
 
 
-def test_a_box_is_paused_and_goes_on_where_it_was(pool: BlockingPool, box: BlockingBox) -> None:
+def test_a_box_is_paused_and_goes_on_where_it_was(pool: BlockingPool, box: BlockingBox, layer: dict[str, Any]) -> None:
     ticker = box.exec("(while sleep 0.02; do echo x >> /tmp/ticks; done) > /dev/null 2>&1 & echo $!").stdout.text.strip()
     box.exec("sleep 0.2")
     box.pause()
     group = group_of(pool, box)
     used = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in sorted(set(group.processes()))]
     assert used
-    time.sleep(0.3)
-    assert used == [sum(psutil.Process(pid).cpu_times()[:2]) for pid in sorted(set(group.processes()))]
+    time.sleep(0.5)
+    now = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in sorted(set(group.processes()))]
+    own_s = 0.1 if layer["layer"] in ("microvm", "vm") else 0.0  # an emulator's threads are not all its machine's
+    assert sum(now) - sum(used) <= own_s
     before = int(box.exec("wc -l < /tmp/ticks").stdout.text)  # which has it go on
     box.exec("sleep 0.2")
     assert int(box.exec("wc -l < /tmp/ticks").stdout.text) > before
@@ -870,6 +874,7 @@ def test_a_file_is_traced_to_the_call_that_wrote_it(box: BlockingBox) -> None:
     def apart() -> None:
         time.sleep(0.05)  # what comes right after could have been it
 
+    apart()
     box.exec("echo one > /tmp/traced; echo > /tmp/other")
     apart()
     box.write_file("/tmp/traced.too", b"x")
