@@ -11,7 +11,7 @@ STRICT ?=
 # Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
 JOBS ?= 3
 
-.PHONY: help quickstart test env env-docker env-reasoning-gym env-vllm lint check fix bench soak clean
+.PHONY: help quickstart test env env-docker env-peers env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,7 +19,7 @@ help:
 	@echo "make test         the whole test suite (STRICT=1: a skip is a failure)"
 	@echo "make check        format, lint, types, imports, fast tests;  make fix repairs what can be repaired"
 	@echo "make bench | soak measurements;  long campaigns, resumable"
-	@echo "make env          only the environment, in .venv;  make env-vllm, env-docker and env-reasoning-gym add extras;  make clean removes .venv"
+	@echo "make env          only the environment, in .venv;  make env-vllm, env-docker, env-peers and env-reasoning-gym add extras;  make clean removes .venv"
 
 env: .venv/.ready
 
@@ -36,6 +36,9 @@ env-docker: env
 
 env-reasoning-gym: env
 	$(PIP) install --quiet --requirement requirements-reasoning-gym.txt
+
+env-peers: env
+	$(PIP) install --quiet --no-deps --requirement requirements-peers.txt
 
 # On a machine with a GPU: make env-vllm VLLM="vllm==0.33.0", in place of the CPU build.
 env-vllm: env

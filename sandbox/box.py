@@ -25,7 +25,7 @@ from sandbox.agent import Agent
 from sandbox.cgroups import Counters
 from sandbox.commandlog import CommandChangedError, CommandLog, Entry, entry_of, facts_of, result_of
 from sandbox.errors import BoxLostError, UnsupportedError
-from sandbox.guest.frames import MAX_PAYLOAD_BYTES
+from sandbox.guest.frames import MAX_HEADER_BYTES, MAX_ORDER_BYTES, MAX_PAYLOAD_BYTES
 from sandbox.guest.tunnel import PORT
 from sandbox.process import OnOutput, Process, Screen, Terminal
 from sandbox.proxy import Proxy, rules_of
@@ -250,8 +250,8 @@ class Box:
 
         async def write(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
             spans = []
-            for offset in range(0, max(1, len(data)), MAX_PAYLOAD_BYTES):
-                header, _ = await self._ask(reach, order | {"offset": offset}, data[offset : offset + MAX_PAYLOAD_BYTES])
+            for i, piece in enumerate(_pieces(data)):
+                header, _ = await self._ask(reach, order | {"offset": i * MAX_PAYLOAD_BYTES}, piece)
                 spans.append(_span(header))
             return {"span": [spans[0][0], spans[-1][1]]}, b""
 
@@ -432,7 +432,7 @@ class Box:
                 self._paused = False
             facts, data = await act(self._reach, seq)
         except OSError as error:
-            facts, data = {"errno": error.errno, "message": error.strerror}, b""
+            facts, data = {"errno": error.errno, "message": error.strerror, "path": order.get("path")}, b""
         if log is not None and entry is not None:
             await asyncio.wrap_future(log.finish(entry, facts, data))
             self._note_span(entry, facts)
@@ -472,6 +472,11 @@ class Box:
             "wall_s": None if wall_s == math.inf else wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp",
             "live": on_output is not None, "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,
         }  # fmt: skip
+        size = len(json.dumps(order))
+        if size > MAX_ORDER_BYTES - MAX_HEADER_BYTES:
+            raise ValueError(
+                f"command: its words, environment or arguments are {size} bytes of JSON; write them to a file first"
+            )
 
         async def run(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
             kept, before = _Kept(limits.keep_bytes, on_output), await reach.counters()
@@ -516,13 +521,28 @@ class Box:
             facts, _ = await agent.ask({"op": "recall", "id": number}, on=kept)
             if facts["type"] != "unknown":
                 return facts
-        for start in range(0, len(stdin) - MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES):
-            await agent.ask({"op": "stdin", "id": number}, stdin[start : start + MAX_PAYLOAD_BYTES])
-        last = (len(stdin) - 1) // MAX_PAYLOAD_BYTES * MAX_PAYLOAD_BYTES if stdin else 0
+        *pieces, last = _pieces(stdin)
+        for piece in pieces:
+            await agent.ask({"op": "stdin", "id": number}, piece)
         forget, self._finished = self._finished, []
+        order |= {"forget": forget}
+        text = json.dumps(order).encode()
+        if len(text) > MAX_HEADER_BYTES:
+            for piece in _pieces(text):
+                await agent.ask({"op": "order", "id": number}, piece)
+            order = {"op": "ordered", "id": number}
         begun.set()
-        facts, _ = await agent.ask({**order, "forget": forget}, stdin[last:], kept)
+        facts, _ = await agent.ask(order, last, kept)
         return facts
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """At least one, each as long as a frame's payload may be.
+
+    >>> _pieces(b"")
+    [b'']
+    """
+    return [data[start : start + MAX_PAYLOAD_BYTES] for start in range(0, max(1, len(data)), MAX_PAYLOAD_BYTES)]
 
 
 def _span(facts: Mapping[str, Any]) -> list[float]:
@@ -536,7 +556,7 @@ def _span(facts: Mapping[str, Any]) -> list[float]:
 def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """The facts of an answer; an error of the box is raised, at the first time and from the record."""
     if "errno" in facts:
-        raise OSError(facts["errno"], facts["message"])
+        raise OSError(facts["errno"], facts["message"], facts.get("path"))
     return facts
 
 

@@ -370,6 +370,35 @@ def test_functions_are_called_with_data(box: BlockingBox) -> None:
         box.python("f", {1, 2}, source="def f(x): pass")
 
 
+def test_long_words_and_large_data_arrive(pool: BlockingPool, layer: dict[str, Any]) -> None:
+    box = pool.create(**layer, limits=Limits(keep_bytes=2 << 20))
+    words = ["%s", *(letter * (100 << 10) for letter in "abc")]
+    assert box.exec(["printf", *words]).stdout.head.decode() == "".join(words[1:])
+    numbers = list(range(60_000))
+    assert box.python("f", numbers, source="def f(x): return sum(x)").value == sum(numbers)
+    with pytest.raises(ValueError, match="write them to a file first"):
+        box.exec(["true", "x" * (17 << 20)])
+    pool.destroy(box)
+
+
+def test_what_a_client_sent_before_it_died_is_not_the_next_ones(pool: BlockingPool, layer: dict[str, Any]) -> None:
+    box = pool.create(**layer, limits=SMALL)
+
+    async def half() -> None:
+        reach = await pool.pool.reach(box.box.box_id)
+        await reach.agent.ask({"op": "stdin", "id": 900_000}, b"half of it, ")
+        reach.agent.close()
+        reach = await pool.pool.reach(box.box.box_id)
+        order = {"op": "exec", "argv": ["cat"], "env": {}, "cwd": None, "user": reach.user, "id": 900_000}
+        kept = list[bytes]()
+        await reach.agent.ask(order, b"all of it", lambda _, data: kept.append(data))
+        reach.agent.close()
+        assert b"".join(kept) == b"all of it"
+
+    pool.wait(half())
+    pool.destroy(box)
+
+
 def test_files_go_in_and_out(box: BlockingBox) -> None:
     data = os.urandom((2 << 20) + 17)
     box.write_file("/tmp/new/folder/data.bin", data, mode=0o640)

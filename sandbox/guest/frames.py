@@ -14,6 +14,7 @@ from typing import Any
 
 MAX_HEADER_BYTES = 256 << 10  # of JSON: a command's arguments and environment are in it
 MAX_PAYLOAD_BYTES = 1 << 20  # files and output are sent in pieces
+MAX_ORDER_BYTES = 16 << 20  # of JSON: a longer header than one frame takes is sent in pieces too
 _LENGTHS = struct.Struct("<II")
 CUT = _LENGTHS.pack(0, 0)  # no frame: over a stream, the agent asks the relay (sandbox/relay.py) to cut its client off
 

@@ -28,6 +28,7 @@ from sandbox.guest import command, files, machine, watch
 from sandbox.guest.ahead import Spare
 from sandbox.guest.capture import read_some
 from sandbox.guest.frames import CUT, MAX_PAYLOAD_BYTES, Decoder, FrameError, HeaderError, Outbox, encode
+from sandbox.guest.pending import Pending
 from sandbox.guest.tunnel import Tunnel
 
 HIGH_WATER_BYTES = 4 << 20  # of unsent answers: then no command's live output is read until some are taken
@@ -76,7 +77,7 @@ class Agent:
         self.stateless, self.scratch = stateless, scratch
         self.selector = selectors.DefaultSelector()
         self.commands: dict[int, command.Command] = {}
-        self.stdin: dict[int, int] = {}  # descriptors of what was sent for a command that has not begun
+        self.pending = Pending()
         self.peer: int | None = None  # what is read: the connection's socket, or the stream
         self.sink = -1  # what is written: the same one, but for a stream of two pipes
         self.is_stream = self.attended = False  # a stream's other side says when it has a client and when not
@@ -139,6 +140,7 @@ class Agent:
         else:
             os.close(self.peer)
         self.tunnel.drop()
+        self.pending.clear()
         self.peer, self.attended, self.unsent = None, False, Outbox()
         self.release()  # nobody is there to be overtaken
 
@@ -167,9 +169,7 @@ class Agent:
         while read_some(self.peer):
             pass
         self.decoder, self.unsent, self.attended = Decoder(), Outbox(), False
-        for fd in self.stdin.values():
-            os.close(fd)
-        self.stdin.clear()
+        self.pending.clear()
         for number, running in list(self.commands.items()):
             if running.told_fd < 0:
                 del self.commands[number]
@@ -298,6 +298,10 @@ class Agent:
 
     def start(self, order: dict[str, Any], payload: bytes) -> None:
         number = int(order["id"])
+        if payload:
+            self.pending.add_stdin(number, payload)
+        if order["op"] == "ordered":
+            order = self.pending.take_order(number)
         if number in self.commands:
             raise ValueError(f"command {number} is there already")
         if self.stateless and any(c.facts is None for c in self.commands.values()):
@@ -312,7 +316,7 @@ class Agent:
         if self.stateless and (self.spare is None or not self.spare.waits()):
             self.spare = Spare()
         refused = machine.refused(self.group)
-        running = command.Command(number, order, self.take_stdin(number, payload), self.spare)
+        running = command.Command(number, order, self.pending.take_stdin(number), self.spare)
         if running.watch is None:
             self.supervisors.add(running.pid)
         self.spare, running.refused_before = None, refused
@@ -321,23 +325,13 @@ class Agent:
             self.register_reader(running, fd)
         self.selector.register(running.told_fd, selectors.EVENT_READ, lambda: self.ended(running))
 
-    def take_stdin(self, number: int, payload: bytes) -> int | None:
-        """What the command reads: a file in memory, so that no command waits for the host and the host for none."""
-        fd = self.stdin.pop(number, None)
-        if payload:
-            fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if fd is None else fd
-            _write_all(fd, payload)
-        if fd is not None:
-            os.lseek(fd, 0, os.SEEK_SET)
-            command.seal(fd)
-        return fd
-
     def keep_stdin(self, order: dict[str, Any], payload: bytes) -> None:
-        number = int(order["id"])
-        if number not in self.stdin:
-            self.stdin[number] = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        _write_all(self.stdin[number], payload)
-        self.send({"id": number, "type": "done"})
+        self.pending.add_stdin(int(order["id"]), payload)
+        self.send({"id": order["id"], "type": "done"})
+
+    def keep_order(self, order: dict[str, Any], payload: bytes) -> None:
+        self.pending.add_order(int(order["id"]), payload)
+        self.send({"id": order["id"], "type": "done"})
 
     def recall(self, order: dict[str, Any], payload: bytes) -> None:
         """What became of a command: its end again if it has ended, later if it runs, `unknown` if it never began here."""
@@ -353,6 +347,8 @@ class Agent:
     def end(self, order: dict[str, Any], payload: bytes) -> None:
         """Ends a command, or what it has left running (answered when that is gone); or sends its main process a signal."""
         running = self.commands.get(int(order["command"]))
+        if running is None:
+            self.pending.drop(int(order["command"]))
         if running is not None and order.get("signal") is not None:
             running.signal(int(order["signal"]))
         elif running is not None:
@@ -401,6 +397,7 @@ class Agent:
     def attend(self, attended: bool) -> None:
         self.attended = attended
         self.tunnel.drop()
+        self.pending.clear()
         self.unsent.drop()
         self.flush()
 
@@ -431,7 +428,9 @@ class Agent:
     ORDERS: ClassVar[dict[str, Callable[[Agent, dict[str, Any], bytes], None]]] = {
         "exec": start,
         "call": start,
+        "ordered": start,
         "stdin": keep_stdin,
+        "order": keep_order,
         "recall": recall,
         "end": end,
         "type": type_in,
@@ -579,12 +578,6 @@ def _read_all(fd: int, size: int) -> bytes:
     while len(data) < size:
         data += os.read(fd, size - len(data))
     return data
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
 
 
 def _descriptors(stream: str) -> tuple[int, int]:

@@ -28,6 +28,11 @@ FIRST_UID = 200_000  # of boxes that root starts: one user each, which owns noth
 GUEST_UID = 65534
 FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links on most systems
 FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/ssl/certs")
+TEXTS = {  # what programs look up their user and their own host in
+    "/etc/passwd": "nobody:x:65534:65534:nobody:/tmp:/bin/sh\n",
+    "/etc/group": "nogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost box\n",
+}
 STOP_LIMIT_S = 5.0
 
 
@@ -53,25 +58,26 @@ class FunctionLayer:
         if group is not None:
             group.create(spec.limits)
         listener = listen(place.socket)
-        rules = os.memfd_create("seccomp")
-        os.write(rules, seccomp.program())
-        os.lseek(rules, 0, os.SEEK_SET)
+        rules = _in_memory(seccomp.program())
+        texts = {path: _in_memory(text.encode()) for path, text in TEXTS.items()}
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command(spec, place, listener.fileno(), rules),
+                *self._command(spec, place, listener.fileno(), rules, texts),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=(place.folder / "stderr").open("wb"),
-                pass_fds=(listener.fileno(), rules),
+                pass_fds=(listener.fileno(), rules, *texts.values()),
                 env={},
                 preexec_fn=_before(spec, group, unprivileged=not self._is_root),
             )
         finally:
             listener.close()
-            os.close(rules)
+            for fd in (rules, *texts.values()):
+                os.close(fd)
         return FunctionBox(process, group)
 
-    def _command(self, spec: BoxSpec, place: Place, listener: int, rules: int) -> Sequence[str]:
+    def _command(self, spec: BoxSpec, place: Place, listener: int, rules: int, texts: Mapping[str, int]) -> Sequence[str]:
+        """`rules` and `texts`: descriptors of what bubblewrap reads."""
         prefix, executable = self._python
         python, package = (mounts.STAGE / "python", mounts.STAGE / "sandbox") if self._is_root else (prefix, self._package)
         inside = executable if executable.is_relative_to("/usr") else Path(INSIDE, "python", executable.relative_to(prefix))
@@ -81,6 +87,8 @@ class FunctionLayer:
                 words += ["--symlink", os.readlink(path), path]
             elif os.path.exists(path):
                 words += ["--ro-bind", path, path]
+        for path, fd in texts.items():
+            words += ["--perms", "0644", "--ro-bind-data", str(fd), path]
         if not executable.is_relative_to("/usr"):
             words += ["--ro-bind", str(python), f"{INSIDE}/python"]
         words += ["--ro-bind", str(package), f"{INSIDE}/sandbox"]
@@ -109,6 +117,14 @@ class FunctionLayer:
             ]
             words = [*drop, *words]
         return words
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor to read it from."""
+    fd = os.memfd_create("box")
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def _before(spec: BoxSpec, group: Cgroup | None, *, unprivileged: bool) -> Callable[[], None]:
