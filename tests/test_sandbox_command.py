@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -82,3 +84,40 @@ def test_images_are_built_on_one_another_and_share_what_is_the_same(tmp_path: Pa
     wrong = polymath(tmp_path, "image", "build", "x", "/no/such")
     assert wrong.returncode == 2
     assert b"source: got '/no/such'; give `debian`" in wrong.stderr
+
+
+def test_shell_is_a_terminal_in_a_box(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "recipes", "sandbox", "--home", str(tmp_path), "shell"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        shown = _until(ours, b"$ ")
+        os.write(ours, b"stty size; echo $((6 * 7)); exit 5\n")
+        shown += _until(ours, b"42\r\n")
+        assert process.wait(30) == 5
+    os.close(ours)
+    not_one = polymath(tmp_path, "shell", stdin=b"true\n")
+    assert not_one.returncode == 2
+    assert b"terminal" in not_one.stderr
+
+
+def _until(terminal: int, text: bytes) -> bytes:
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 4096)
+    return shown
+
+
+def test_bench_prints_a_table_and_says_what_it_left_out(tmp_path: Path) -> None:
+    done = polymath(tmp_path, "bench", "--repeats", "2", "--write", str(tmp_path / "table.md"))
+    assert done.returncode == 0, done.stderr.decode()
+    table = (tmp_path / "table.md").read_text()
+    [function] = [line.split("|") for line in table.splitlines() if line.startswith("| function |")]
+    header = next(line.split("|") for line in table.splitlines() if "calls/s" in line)
+    shown = dict(zip((name.strip() for name in header), (value.strip() for value in function), strict=True))
+    assert all(shown[name].endswith(" ms") for name in ("cold", "ready", "command", "call"))
+    assert int(shown["calls/s"]) > 1
+    assert shown["snapshot"] == ""  # it has none
+    assert "container (crun): no --image was given" in table
+    assert "| a function call, over a Python process |" in table
+    assert not list(tmp_path.glob("bench-*"))
