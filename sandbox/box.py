@@ -249,11 +249,11 @@ class Box:
         """
 
         async def write(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
-            spans = []
+            times = list[float]()
             for i, piece in enumerate(_pieces(data)):
                 header, _ = await self._ask(reach, order | {"offset": i * MAX_PAYLOAD_BYTES}, piece)
-                spans.append(_span(header))
-            return {"span": [spans[0][0], spans[-1][1]]}, b""
+                times += _span(header)
+            return {"span": [times[0], times[-1]] if times else []}, b""
 
         order = {"op": "write", "path": path, "mode": mode}
         await self._logged(self._next(), order, data, write)
@@ -439,7 +439,7 @@ class Box:
         return _answered(facts), data
 
     def _note_span(self, entry: Entry, facts: Mapping[str, Any]) -> None:
-        if "span" in facts:
+        if facts.get("span"):
             self._spans.append((*facts["span"], f"{entry.seq} {entry.shown}"))
 
     async def _beside(self, order: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
@@ -546,11 +546,11 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def _span(facts: Mapping[str, Any]) -> list[float]:
-    """When a call began and ended, by the box's clock."""
+    """When a call began and ended, by the box's clock; empty where its supervisor could not say it."""
     span = facts.get("span")
     if isinstance(span, list) and len(span) == 2 and all(isinstance(at, int | float) and math.isfinite(at) for at in span):
         return [float(at) for at in span]
-    return [0.0, 0.0]
+    return []
 
 
 def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:
