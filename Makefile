@@ -8,8 +8,8 @@ TORCH_INDEX ?=
 # `make test STRICT=1` fails on a skipped test: a missing system part is an error then.
 STRICT ?=
 # GOMP_SPINCOUNT: torch's threads of one process do not spin while another's work.
-# Test files that run at the same time: one more than two cores, since runs often wait for their own processes.
-JOBS ?= 3
+# Test files that run at the same time: more than two cores, since runs often wait for their own processes.
+JOBS ?= 4
 
 .PHONY: help quickstart test env env-docker env-peers env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ quickstart: env
 	@$(BIN)/polymath run math --name quickstart
 
 test: env
-	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(if $(STRICT),--strict-skips)
+	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -m "not full" -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(if $(STRICT),--strict-skips)
 
 lint: env
 	$(BIN)/ruff format --check .
@@ -57,7 +57,7 @@ lint: env
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not full"
 
 fix: env
 	$(BIN)/ruff format .
@@ -72,8 +72,11 @@ bench: env env-vllm
 	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50
 	$(BIN)/python -m tests.bench.grpo_step --write --sweep
 	$(BIN)/python -m tests.sim.placement --write
+	$(BIN)/polymath sandbox image build debian debian-vm
+	$(BIN)/polymath sandbox bench --image debian --write docs/results/sandbox.md
 
-soak: env env-vllm
+soak: env env-docker env-peers env-reasoning-gym env-vllm
+	$(BIN)/python -m pytest -m full
 	$(BIN)/python -m tests.soak.kills
 	$(BIN)/python -m tests.soak.memory
 	$(BIN)/python -m tests.soak.math_seeds

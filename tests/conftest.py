@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
+from rl.checkpoint import write_json
 from rl.config import InitConfig, ModelConfig
 from rl.policy import Policy, config_keys, init_policy
 from rl.tokenizer import train_tokenizer
+from tests.soak.kills import End, Whole, run_to_the_end
 
 NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make env-vllm)")
 TINY = {
@@ -74,10 +78,25 @@ def tiny_policy(architecture: str = "qwen3", *, seed: int = 0, dtype: str = "flo
 @pytest.fixture(scope="session")
 def sandbox_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all tests of the sandbox, whichever process they run in: images and templates are made once."""
-    root = tmp_path_factory.getbasetemp()
-    home = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "sandbox"
+    home = _shared(tmp_path_factory) / "sandbox"
     home.mkdir(exist_ok=True)
     return home
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Whole]:
+    """The home of an uninterrupted inline run, and what it came to; one run for all tests, whichever process they run in."""
+    home = _shared(tmp_path_factory) / "whole"
+    with FileLock(f"{home}.lock"):
+        if not home.with_suffix(".json").exists():
+            write_json(home.with_suffix(".json"), run_to_the_end(home, "inline").startup_s)
+    return home, Whole(End.of(home / "runs" / "tiny-1"), json.loads(home.with_suffix(".json").read_text()))
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run have."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ def test_nothing_gets_out_but_what_is_declared(pool: BlockingPool, layer: str) -
     assert not [name for name, outcome in found.items() if outcome.kind == "broken"], said
 
 
+@pytest.mark.full
 def test_outside_a_box_the_same_programs_succeed() -> None:
     if reason := boxes.lacking("crun"):
         pytest.skip(reason)

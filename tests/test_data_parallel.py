@@ -59,7 +59,7 @@ def _rank(rank: int, address: str, folder: Path, loss: LossConfig, samples: Sequ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [GrpoLossConfig(kl_coef=0.1), DapoLossConfig()], ids=["grpo", "dapo"])
-@pytest.mark.parametrize("num", [16, 1])  # one sample leaves a rank with nothing
+@pytest.mark.parametrize("num", [16, pytest.param(1, marks=pytest.mark.full)])  # one sample leaves a rank with nothing
 def test_two_processes_train_as_one(model_folder: Path, tmp_path: Path, loss: LossConfig, num: int) -> None:
     folder, samples = tmp_path / "model", samples_of(num)
     folder.symlink_to(model_folder)

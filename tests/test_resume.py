@@ -16,16 +16,9 @@ import pytest
 from recipes import cli
 from rl.checkpoint import checkpoints
 from rl.training_state import FILE as TRAINING_STATE
-from tests.soak.kills import SETTINGS, Whole, last_row, output_of, prepare, rows, run_to_the_end, run_with_kills, start
+from tests.soak.kills import SETTINGS, Whole, last_row, output_of, prepare, rows, run_with_kills, start
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Whole]:
-    """An uninterrupted inline run."""
-    home = tmp_path_factory.mktemp("whole")
-    return home, run_to_the_end(home, "inline")
 
 
 def test_killed_at_random_moments_an_inline_run_ends_in_the_same_bits(whole: tuple[Path, Whole], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def digits(task, completion):
     text = completion.removeprefix("<think>")
     return sum(c.isdigit() for c in text) / max(1, len(text))
 """
+FULL = partial(pytest.param, marks=pytest.mark.full)
 pytestmark = pytest.mark.slow
 
 
@@ -200,7 +202,7 @@ runtime: {{mode: inline, num_threads: 1}}
     assert stages == ["start", "sft", "grpo"]
 
 
-@pytest.mark.parametrize(("mode", "stage"), [("inline", "grpo"), ("ray", "grpo"), ("inline", "base"), ("ray", "base")])
+@pytest.mark.parametrize(("mode", "stage"), [("inline", "grpo"), ("ray", "grpo"), ("inline", "base"), FULL("ray", "base")])
 def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Path, mode: str, stage: str) -> None:
     """As a terminal sends it: to every process of the foreground group, Ray's included."""
     process = start(tmp_path, "run", str(recipe), f"runtime={mode}", *SMALL, f"stages.{stage}.steps=5000")
@@ -226,7 +228,7 @@ def test_ctrl_c_keeps_what_was_learned_and_exits_130(recipe: Path, tmp_path: Pat
     assert not leftovers
 
 
-@pytest.mark.parametrize("mode", ["inline", "ray"])
+@pytest.mark.parametrize("mode", ["inline", FULL("ray")])
 def test_a_reward_that_fails_too_often_stops_the_run_with_its_reason(tmp_path: Path, mode: str) -> None:
     (tmp_path / "bad.py").write_text("def broken(task, completion):\n    return 1 / 0\n")
     (tmp_path / "r.yaml").write_text("extends: math\nrewards: [{use: bad.py:broken}]\n")

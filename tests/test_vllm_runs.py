@@ -52,7 +52,7 @@ def shared_files(processes: Sequence[psutil.Process]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["inline", "ray"])
+@pytest.mark.parametrize("mode", [pytest.param("inline", marks=pytest.mark.full), "ray"])
 def test_a_killed_run_leaves_nothing_behind_and_resumes(home: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mark, shared = uuid.uuid4().hex, set[str]()
     monkeypatch.setenv(MARK, mark)

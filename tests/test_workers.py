@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rl.workers import Event, InlineTrainer
-from tests.soak.kills import SETTINGS, End, output_of, prepare, rows, run_to_the_end, start
+from tests.soak.kills import SETTINGS, End, Whole, output_of, prepare, rows, start
 
 pytestmark = pytest.mark.slow
 
@@ -67,9 +67,10 @@ def test_a_progress_report_that_cannot_be_kept_ends_the_stage() -> None:
         asyncio.run(run())
 
 
-def test_a_run_outlives_its_workers_and_says_how_to_go_on_without_its_trainer(tmp_path: Path) -> None:
+def test_a_run_outlives_its_workers_and_says_how_to_go_on_without_its_trainer(
+    whole: tuple[Path, Whole], tmp_path: Path
+) -> None:
     """A rollout worker and a reward worker are killed, later the trainer; resumed, the run ends as an untouched one."""
-    whole = run_to_the_end(tmp_path / "whole", "inline")
     home = prepare(tmp_path / "hurt")
     process = start(home, "run", "tiny.yaml", "runtime=ray", *SETTINGS)
     for step, name in ((3, "RolloutActor"), (8, "RewardActor"), (14, "TrainerActor")):
@@ -86,4 +87,4 @@ def test_a_run_outlives_its_workers_and_says_how_to_go_on_without_its_trainer(tm
     assert "Traceback" not in output_of(home)
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     assert start(home, "resume", "tiny-1").wait(timeout=200) == 0, output_of(home)
-    assert End.of(run) == whole.end
+    assert End.of(run) == whole[1].end
