@@ -30,6 +30,7 @@ from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
 from rewards.task import Effort
 from rl.config import EngineName
+from rl.imports import uncollected
 
 RESERVED = ("replay", "reward", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
@@ -168,7 +169,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(loaded, as_json=arguments.json)
     _share_cores(loaded)
-    from recipes.launch import run_recipe
+    with uncollected():
+        from recipes.launch import run_recipe
 
     return run_recipe(loaded, name=arguments.name, as_json=arguments.json)
 
@@ -183,7 +185,8 @@ def _resume(arguments: argparse.Namespace) -> int:
             return 0
         check_files(stopped.loaded, model=True)
         _share_cores(stopped.loaded)
-        from recipes.launch import resume_run
+        with uncollected():
+            from recipes.launch import resume_run
 
         return resume_run(stopped, as_json=arguments.json)
 
@@ -205,7 +208,8 @@ def _eval(arguments: argparse.Namespace) -> int:
     source = _source(arguments.source)
     loaded = _checked(arguments.recipe, arguments.overrides, model=False)
     _share_cores(loaded)
-    from recipes.evaluate import evaluate_model
+    with uncollected():
+        from recipes.evaluate import evaluate_model
 
     return evaluate_model(source, loaded, as_json=arguments.json)
 
@@ -237,7 +241,8 @@ def _idle() -> bool:
 def _chat(arguments: argparse.Namespace) -> int:
     source = _source(arguments.source)
     _hush(arguments.engine)
-    from recipes.chat import chat
+    with uncollected():
+        from recipes.chat import chat
 
     effort = Effort(arguments.effort)
     return chat(

@@ -21,6 +21,7 @@ from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
 from rl.compute import set_num_threads, submit
+from rl.imports import uncollected
 from rl.scoring import RewardWorker
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 class TrainerActor:
     def __init__(self, num_threads: int, timeout_s: float) -> None:
-        from rl.workers import InlineTrainer
+        with uncollected():
+            from rl.workers import InlineTrainer
 
         set_num_threads(num_threads)
         self.worker, self._timeout_s = InlineTrainer(timeout_s), timeout_s
@@ -48,8 +50,9 @@ class TrainerActor:
 
     async def join(self, rank: int, size: int, address: str, backend: str) -> None:
         """Says which of the data-parallel trainers this is; they meet when the first model is opened."""
-        from rl.data_parallel import Ranks
-        from rl.workers import InlineTrainer
+        with uncollected():
+            from rl.data_parallel import Ranks
+            from rl.workers import InlineTrainer
 
         self.worker = InlineTrainer(self._timeout_s, Ranks(rank, size, address, backend))
 
@@ -81,7 +84,8 @@ class TrainerActor:
 
 class RolloutActor:
     def __init__(self, num_threads: int, timeout_s: float) -> None:
-        from rl.workers import InlineRollouts
+        with uncollected():
+            from rl.workers import InlineRollouts
 
         set_num_threads(num_threads)
         self.worker = InlineRollouts(timeout_s)
