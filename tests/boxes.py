@@ -5,13 +5,21 @@ A new layer is one more entry of LAYERS and of NEEDS, and, where its name is not
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sandbox.errors import UnsupportedError
 from sandbox.images import Images
+from sandbox.layers import docker
 
 LAYERS = ("function", "crun", "runsc", "docker", "microvm", "vm")  # the container layer by its runtimes
 IMAGE = (("mkfs.erofs", "mmdebstrap"), "erofs-utils mmdebstrap")
@@ -53,3 +61,45 @@ def words(layer: str, home: Path) -> dict[str, Any]:
     if layer in ("microvm", "vm"):
         return {"layer": layer, "image": "debian"}
     return {"layer": "container", "runtime": layer, "image": "debian"}
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[str | None]:
+    """Where a Docker Engine answers: the one that is there, or one of our own meanwhile; None where there can be none."""
+    try:
+        docker.connect().close()
+        yield os.environ.get("DOCKER_HOST", "")
+        return
+    except UnsupportedError:
+        pass
+    if os.geteuid() != 0 or importlib.util.find_spec("docker") is None or shutil.which("dockerd") is None:
+        yield None
+        return
+    with _dockerd(Path(tempfile.mkdtemp(prefix="dk", dir="/tmp"))) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _dockerd(folder: Path) -> Iterator[str]:
+    """An engine with its own socket and data and no network."""
+    url = f"unix://{folder}/socket"
+    command = [
+        "dockerd", "-H", url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/pid",
+        "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        os.environ["DOCKER_HOST"] = url
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(UnsupportedError):
+                    docker.connect().close()
+                    break
+                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+                time.sleep(0.05)
+            yield url
+        finally:
+            del os.environ["DOCKER_HOST"]
+            process.terminate()
+            process.wait(30)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,45 +47,9 @@ def home(sandbox_home: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(home: Path) -> Iterator[str | None]:
-    """Where a Docker Engine answers: the one that is there, or one of our own for these tests; None where there is none."""
-    try:
-        docker.connect().close()
-        yield os.environ.get("DOCKER_HOST", "")
-        return
-    except UnsupportedError:
-        pass
-    if os.geteuid() != 0 or importlib.util.find_spec("docker") is None or shutil.which("dockerd") is None:
-        yield None
-        return
-    with dockerd(Path(tempfile.mkdtemp(prefix="dk", dir="/tmp"))) as url:
+def engine() -> Iterator[str | None]:
+    with boxes.engine() as url:
         yield url
-
-
-@contextlib.contextmanager
-def dockerd(folder: Path) -> Iterator[str]:
-    """An engine with its own socket and data and no network."""
-    url = f"unix://{folder}/socket"
-    command = [
-        "dockerd", "-H", url, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/pid",
-        "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none",
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        os.environ["DOCKER_HOST"] = url
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                with contextlib.suppress(UnsupportedError):
-                    docker.connect().close()
-                    break
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                time.sleep(0.05)
-            yield url
-        finally:
-            del os.environ["DOCKER_HOST"]
-            process.terminate()
-            process.wait(30)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +22,15 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "containment.m
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("layers", nargs="*", default=[layer for layer in LAYERS if boxes.lacking(layer) is None])
+    parser.add_argument("layers", nargs="*")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, BlockingPool(Pool(folder=Path(home))) as pool:
-        found = {layer: Scene(pool, boxes.words(layer, Path(home))).run(PROBES) for layer in arguments.layers}
+    with tempfile.TemporaryDirectory() as home, boxes.engine(), BlockingPool(Pool(folder=Path(home))) as pool:
+        found = {}
+        for layer in arguments.layers or [layer for layer in LAYERS if boxes.lacking(layer) is None]:
+            found[layer] = Scene(pool, boxes.words(layer, Path(home))).run(PROBES)
+            for name, outcome in found[layer].items():
+                if outcome.kind != "contained":
+                    print(f"{layer}: {name}: {outcome.kind}: {outcome.said}", file=sys.stderr, flush=True)
     text = page(found, controls(PROBES))
     if arguments.write:
         PAGE.write_text(text)
