@@ -84,7 +84,7 @@ class Images:
         layers.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=layers) as temporary:
             path = Path(temporary, "layer.erofs")
-            _run(["mkfs.erofs", "--quiet", "-T0", "-U", "00000000-0000-0000-0000-000000000000", str(path), str(root)])
+            _run(["mkfs.erofs", "--quiet", "--preserve-mtime", "-U", "00000000-0000-0000-0000-000000000000", str(path), str(root)])
             digest = _digest(path)
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
 import contextlib
 import fcntl
 import math
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sandbox import mounts, trees
+from sandbox import guest, mounts, trees
 from sandbox.agent import Agent
 from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
 from sandbox.fair import Turns, label_of
@@ -354,6 +355,8 @@ def main() -> None:
     if not _lock(arguments.folder):
         sys.exit(KEPT_ALREADY)
     (arguments.folder / SOCKET_NAME).unlink(missing_ok=True)
+    # Else every box whose Python is of this version would compile the agent anew, which is most of its start.
+    compileall.compile_dir(Path(guest.__file__).parent, quiet=2)
     if os.geteuid() == 0:
         mounts.own_namespace()
     asyncio.run(Keeper(arguments.folder, arguments.lease_s, arguments.num_starting).serve())

@@ -123,6 +123,11 @@ def test_input_environment_and_folder(box: BlockingBox) -> None:
     assert box.exec("pwd", cwd="/usr").stdout.text == "/usr\n"
 
 
+def test_files_of_an_image_keep_their_times(box: BlockingBox) -> None:
+    """Else Python takes all that was compiled for it for stale, and compiles its library at every start."""
+    assert box.exec("python3 -v -c 'import json, socket' 2>&1 | grep stale").stdout.text == ""
+
+
 def test_what_cannot_be_started_is_a_command_that_failed(box: BlockingBox) -> None:
     assert box.exec(["no-such-program"]).exit_code == 127
     assert box.exec(["/etc"]).exit_code == 126

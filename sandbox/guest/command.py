@@ -17,7 +17,6 @@ import struct
 import sys
 import termios
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sandbox.guest import watch
@@ -322,6 +321,8 @@ def _call(order: dict[str, Any]) -> None:
     except MemoryError:
         os.write(2, b"MemoryError\n")
     except BaseException:  # noqa: BLE001 - whatever the function did
+        import traceback  # late: few need it, and every box would load it
+
         traceback.print_exc()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
