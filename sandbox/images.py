@@ -30,6 +30,9 @@ MAX_ENTRIES = 2_000_000
 MAX_UNPACKED_BYTES = 64 << 30
 MAX_RATIO = 200  # of what comes out to what goes in, beyond the first MIN_RATIO_BYTES
 MIN_RATIO_BYTES = 1 << 30
+# Of a layer's file system, so that the same files give the same bytes: the time it was made, and its name. Later times than the
+# former would be cut to it; the files keep theirs, by which Python knows what it has compiled from what it has not.
+NEVER, NO_UUID = "4102444800", "00000000-0000-0000-0000-000000000000"
 DEBIAN = "bookworm"
 INCLUDED = {"debian": "python3,procps", "debian-vm": "python3,procps,systemd-sysv"}  # packages, by source
 
@@ -84,7 +87,7 @@ class Images:
         layers.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=layers) as temporary:
             path = Path(temporary, "layer.erofs")
-            _run(["mkfs.erofs", "--quiet", "--preserve-mtime", "-U", "00000000-0000-0000-0000-000000000000", str(path), str(root)])
+            _run(["mkfs.erofs", "--quiet", "-U", NO_UUID, str(path), str(root)], SOURCE_DATE_EPOCH=NEVER)
             digest = _digest(path)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -214,11 +217,11 @@ def _container(image: str) -> Iterator[str]:
         _run(["docker", "rm", container])
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str], **environment: str) -> str:
     if shutil.which(command[0]) is None:
         package = {"mkfs.erofs": "erofs-utils", "mmdebstrap": "mmdebstrap", "docker": "docker.io"}[command[0]]
         raise UnsupportedError(f"{command[0]} is missing: apt-get install {package}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     if done.returncode:
         raise ValueError(f"{' '.join(command[:3])} ... failed: {done.stderr.strip()[-1000:]}")
     return done.stdout
