@@ -55,6 +55,7 @@ class Spare:
 
 def _wait(theirs: dict[int, int], orders: int) -> None:
     command.prepare({**theirs, 4: orders}, None, tty=False)
+    command.rehearse()
     with open(4, "rb") as pipe:
         text = pipe.read()
     if text:  # else the agent is gone
