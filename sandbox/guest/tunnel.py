@@ -12,10 +12,9 @@ import itertools
 import selectors
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sandbox.guest.main import Agent
+from sandbox.guest.peer import Peer
 
 PORT = 3128
 WINDOW_BYTES = 256 << 10
@@ -35,8 +34,8 @@ class Connection:
 
 
 class Tunnel:
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, selector: selectors.BaseSelector, peer: Peer) -> None:
+        self._selector, self._peer = selector, peer
         self._listener: socket.socket | None = None
         self._connections: dict[int, Connection] = {}
         self._numbers = itertools.count(1)
@@ -47,7 +46,7 @@ class Tunnel:
             _raise_loopback()
             listener = socket.create_server(("127.0.0.1", PORT), backlog=64)
             listener.setblocking(False)
-            self._agent.selector.register(listener, selectors.EVENT_READ, self._accept)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
             self._listener = listener
 
     def drop(self) -> None:
@@ -76,7 +75,7 @@ class Tunnel:
         assert self._listener is not None
         with contextlib.suppress(OSError):
             program, _ = self._listener.accept()
-            if len(self._connections) >= MAX_CONNECTIONS or not self._agent.attended:
+            if len(self._connections) >= MAX_CONNECTIONS or not self._peer.attended:
                 program.close()
                 return
             program.setblocking(False)
@@ -131,7 +130,7 @@ class Tunnel:
         """Has the selector tell of what can be done next; nothing where that is up to the host."""
         reads = connection.window > 0 and not connection.program_ended
         events = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if connection.pending else 0)
-        selector, fd = self._agent.selector, connection.program.fileno()
+        selector, fd = self._selector, connection.program.fileno()
         known = selector.get_map().get(fd)
         if known is None and events:
             selector.register(fd, events, lambda: self._exchange(connection))
@@ -145,13 +144,13 @@ class Tunnel:
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        if connection.program.fileno() in self._agent.selector.get_map():
-            self._agent.selector.unregister(connection.program.fileno())
+        if connection.program.fileno() in self._selector.get_map():
+            self._selector.unregister(connection.program.fileno())
         connection.program.close()
         self._connections.pop(connection.number, None)
 
     def _tell(self, connection: Connection, what: str, data: bytes = b"", size: int = 0) -> None:
-        self._agent.send({"type": "net", "connection": connection.number, "what": what, "size": size}, data)
+        self._peer.send({"type": "net", "connection": connection.number, "what": what, "size": size}, data)
 
 
 def _raise_loopback() -> None:
