@@ -1,7 +1,6 @@
 """A box as its user holds it: commands, functions and files, the same on every layer.
 
-Where its pool keeps a command log, each call has a number: recorded before it runs, and its answer recorded before it is given.
-A client that comes back asks for the same calls in the same order: what had finished is answered from the record and does not
+Each call has a number, by which a client that comes back has its answers again (`sandbox/calls.py`): what had finished does not
 run again; what was running is asked of the box, which keeps what came of it; if the box is gone, BoxLostError says so.
 """
 
@@ -9,39 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import json
 import math
-import os
-import signal
 import textwrap
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol
 
 from sandbox import transfer
-from sandbox.agent import Agent
-from sandbox.cgroups import Counters
-from sandbox.commandlog import CommandChangedError, CommandLog, Entry, entry_of, facts_of, result_of
+from sandbox.calls import Calls, Reach, pieces, span_of
+from sandbox.command import Commands
+from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, UnsupportedError
-from sandbox.guest.frames import MAX_HEADER_BYTES, MAX_ORDER_BYTES, MAX_PAYLOAD_BYTES
+from sandbox.guest.frames import MAX_PAYLOAD_BYTES
 from sandbox.guest.tunnel import PORT
 from sandbox.process import OnOutput, Process, Screen, Terminal
 from sandbox.proxy import Proxy, rules_of
-from sandbox.result import Output, Result, Verdict
+from sandbox.result import Result, Verdict
 from sandbox.spec import Limits
 
-T = TypeVar("T")
 CLOCK_STEP_S = 0.011  # between two times that a file system tells apart
-GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
 _PROXY = f"http://127.0.0.1:{PORT}"
 PROXIED = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY) | {
     "no_proxy": "127.0.0.1,localhost"
 }
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TOO_MANY = b"the command was not started: the box has as many processes as it may\n"
-STREAMS = {1: "stdout", 2: "stderr", 3: "value"}
 
 
 @dataclass(frozen=True)
@@ -50,22 +42,6 @@ class Called:
 
     result: Result
     value: Any = None
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How a living box is reached: its agent, its group's counters, and who its commands run as (None: the agent's user).
-
-    `shares_fate`: a program that takes too much takes the box with it; the counters tell that from a box that was lost.
-    """
-
-    agent: Agent
-    counters: Callable[[], Awaitable[Counters]]
-    user: Sequence[int] | None
-    shares_fate: bool = False
-
-
-Act: TypeAlias = Callable[[Reach, int], Awaitable[tuple[dict[str, Any], bytes]]]  # with the call's number; facts and bytes
 
 
 class Keeper(Protocol):
@@ -93,16 +69,12 @@ class Box:
     ) -> None:
         """`reach` is None where the box is gone and its record alone is left; `came_back`: another client had it before."""
         self.box_id, self.limits = box_id, limits
-        self._reach, self._log, self._keeper, self._came_back = reach, log, keeper, came_back
-        self._seq = 0  # of the last call
-        self._paused = False
-        self._spans = list[tuple[float, float, str]]()  # when calls began and ended, by the box's clock, and what they were
+        self._keeper = keeper
+        self._calls = Calls(box_id, reach, log, lambda: keeper.tell("resume", box=box_id))
+        self._commands = Commands(self._calls, came_back=came_back)
         self._network: Sequence[str] = ()
         self._proxy: Proxy | None = None
         self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
-        self._num_oom_kills = 0  # when a command last ended
-        self._finished = list[int]()  # commands whose answers the box need not keep any more
-        self._requests = itertools.count(1 << 40)  # numbers of what is asked beside commands
 
     async def exec(
         self,
@@ -127,7 +99,7 @@ class Box:
         """
         wall_s = self.limits.wall_s if wall_s is None else wall_s
         order = self._order(command, env, cwd, user)
-        result, _ = await self._run(self._next(), order, stdin, wall_s, on_output)
+        result, _ = await self._commands.run(self._calls.next_number(), order, stdin, self.limits, wall_s, on_output)
         return result
 
     async def start(
@@ -142,10 +114,10 @@ class Box:
         on_output: OnOutput | None = None,
     ) -> Process:
         """Runs a command in the background, as `exec` does otherwise: as long as it, or the box, lives."""
-        number, order = self._next(), self._order(command, env, cwd, user)
+        number, order = self._calls.next_number(), self._order(command, env, cwd, user)
         begun = asyncio.Event()
-        task = await self._begin(self._run(number, order, stdin, wall_s, on_output, begun), begun)
-        return Process(number, task, self._beside)
+        run = self._commands.run(number, order, stdin, self.limits, wall_s, on_output, begun)
+        return Process(number, await self._begin(run, begun), self._beside)
 
     async def terminal(
         self,
@@ -159,9 +131,10 @@ class Box:
         wall_s: float = math.inf,
     ) -> Terminal:
         """Runs a command at a terminal. A client that comes back sees what it shows from then on."""
-        number, order = self._next(), self._order(command, {"TERM": "xterm-256color", **(env or {})}, cwd, user)
+        number, order = self._calls.next_number(), self._order(command, {"TERM": "xterm-256color", **(env or {})}, cwd, user)
         screen, begun = Screen(self.limits.keep_bytes), asyncio.Event()
-        run = self._run(number, {**order, "tty": [rows, columns]}, b"", wall_s, screen.show, begun)
+        order["tty"] = [rows, columns]
+        run = self._commands.run(number, order, b"", self.limits, wall_s, screen.show, begun)
         return Terminal(number, await self._begin(run, begun), self._beside, screen)
 
     def _order(
@@ -170,7 +143,7 @@ class Box:
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         if not argv:
             raise ValueError("command: got an empty sequence")
-        if user is not None and self._reach is not None and self._reach.user is None:
+        if user is not None and self._calls.reach is not None and self._calls.reach.user is None:
             raise UnsupportedError(f"user: got {user!r}; all commands of this box run as the same user")
         network = PROXIED if self._network else {}
         full = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **network, **(env or {})}
@@ -209,7 +182,7 @@ class Box:
         json.dumps(arguments)  # raises here and not in a frame
         order = {"op": "call", "source": source, "function": name, "arguments": arguments, "cwd": None}
         wall_s = self.limits.wall_s if wall_s is None else wall_s
-        result, value = await self._run(self._next(), order, b"", wall_s, None)
+        result, value = await self._commands.run(self._calls.next_number(), order, b"", self.limits, wall_s, None)
         if not result.ok:
             return Called(result)
         try:
@@ -236,7 +209,7 @@ class Box:
                     return {}, bytes(data)
 
         order = {"op": "read", "path": path}
-        facts, data = await self._logged(self._next(), order | {"max_bytes": max_bytes}, b"", read)
+        facts, data = await self._calls.logged(self._calls.next_number(), order | {"max_bytes": max_bytes}, b"", read)
         if "error" in facts:
             raise ValueError(facts["error"])
         return data
@@ -250,13 +223,13 @@ class Box:
 
         async def write(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
             times = list[float]()
-            for i, piece in enumerate(_pieces(data)):
+            for i, piece in enumerate(pieces(data)):
                 header, _ = await self._ask(reach, order | {"offset": i * MAX_PAYLOAD_BYTES}, piece)
-                times += _span(header)
+                times += span_of(header)
             return {"span": [times[0], times[-1]] if times else []}, b""
 
         order = {"op": "write", "path": path, "mode": mode}
-        await self._logged(self._next(), order, data, write)
+        await self._calls.logged(self._calls.next_number(), order, data, write)
 
     async def written_by(self, path: str) -> list[str]:
         """The calls that ran when a file was last changed: numbers and what they were, as `polymath sandbox log` has them.
@@ -267,12 +240,12 @@ class Box:
         Raises:
             UnsupportedError: the pool keeps no log. OSError: with the box's reason.
         """
-        if self._log is None:
+        if not self._calls.are_logged:
             raise UnsupportedError("written_by: this box has no command log")
         changed = (await self._beside({"op": "stat", "path": path})).get("changed")
         if not isinstance(changed, int | float):
             raise BoxLostError("the box's agent gave no time of a file")
-        return [shown for began, ended, shown in self._spans if began - CLOCK_STEP_S <= changed <= ended + CLOCK_STEP_S]
+        return [shown for began, ended, shown in self._calls.spans if began - CLOCK_STEP_S <= changed <= ended + CLOCK_STEP_S]
 
     async def list_files(self, path: str) -> list[tuple[str, str, int]]:
         """All that is below a folder: path in it, "file", "folder" or "other", and size in bytes.
@@ -293,7 +266,7 @@ class Box:
                     return {"error": f"{path}: has more than {transfer.MAX_FILES} files below it"}, b""
 
         order = {"op": "list", "path": path}
-        facts, data = await self._logged(self._next(), order, b"", entries)
+        facts, data = await self._calls.logged(self._calls.next_number(), order, b"", entries)
         if "error" in facts:
             raise ValueError(facts["error"])
         return [(name, kind, size) for name, kind, size in json.loads(data)]
@@ -329,12 +302,12 @@ class Box:
     async def open_network(self, allowed: Sequence[str]) -> None:
         """For this client, which carries what the box sends: it ends with its connection to the box."""
         self._network = tuple(allowed)
-        if self._reach is None:
+        if self._calls.reach is None:
             return
         if self._proxy is not None:
             self._proxy.allow(rules_of(allowed))
         elif allowed:
-            agent = self._reach.agent
+            agent = self._calls.reach.agent
             self._proxy = Proxy(agent.tell, rules_of(allowed))
             agent.on_net = self._proxy.take
             await self._beside({"op": "net", "what": "listen"})
@@ -385,13 +358,13 @@ class Box:
             said = await self._keeper.tell(op, box=self.box_id, **words, **more)
             if op in ("rollback", "reset"):
                 reach.agent.close()
-                self._reach = await self._keeper.reach(self.box_id)
+                self._calls.reach = await self._keeper.reach(self.box_id)
                 self._close_proxy()
                 await self.open_network(self._network)
-            self._paused = op == "pause"
+            self._calls.is_paused = op == "pause"
             return {"changes": said.get("changes"), "name": more.get("snapshot"), "names": more.get("names")}, b""
 
-        facts, _ = await self._logged(self._next(), {"op": op, **words}, b"", act)
+        facts, _ = await self._calls.logged(self._calls.next_number(), {"op": op, **words}, b"", act)
         return facts
 
     def _close_proxy(self) -> None:
@@ -401,231 +374,14 @@ class Box:
 
     def close_connection(self) -> None:
         self._close_proxy()
-        if self._reach is not None:
-            self._reach.agent.close()
-
-    def _next(self) -> int:
-        """The number of a new call."""
-        self._seq += 1
-        return self._seq
-
-    async def _logged(self, seq: int, order: dict[str, Any], payload: bytes, act: Act) -> tuple[Mapping[str, Any], bytes]:
-        """What `act` comes to, or has come to: recorded before it is given. The box's own errors are answers as well."""
-        log = self._log
-        entry = found = None
-        if log is not None:
-            entry, found = entry_of(self.box_id, seq, order, payload), log.find(self.box_id, seq)
-            if found is None:
-                log.intend(entry)
-            elif found.digest != entry.digest:
-                raise CommandChangedError(
-                    f"command {seq} of box {self.box_id}: recorded `{found.shown}`, and now asked `{entry.shown}`"
-                )
-            elif found.facts is not None:
-                self._note_span(entry, found.facts)
-                return _answered(found.facts), found.data
-        if self._reach is None:
-            raise BoxLostError(f"box {self.box_id} is gone; whether its command {seq} ({order['op']}) ran is unknown")
-        try:
-            if self._paused:
-                await self._keeper.tell("resume", box=self.box_id)
-                self._paused = False
-            facts, data = await act(self._reach, seq)
-        except OSError as error:
-            facts, data = {"errno": error.errno, "message": error.strerror, "path": order.get("path")}, b""
-        if log is not None and entry is not None:
-            await asyncio.wrap_future(log.finish(entry, facts, data))
-            self._note_span(entry, facts)
-        return _answered(facts), data
-
-    def _note_span(self, entry: Entry, facts: Mapping[str, Any]) -> None:
-        if facts.get("span"):
-            self._spans.append((*facts["span"], f"{entry.seq} {entry.shown}"))
+        if self._calls.reach is not None:
+            self._calls.reach.agent.close()
 
     async def _beside(self, order: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         """What is asked of the agent without being a call of its own; of a box that is gone there is nothing to ask."""
-        if self._reach is None:
+        if self._calls.reach is None:
             raise BoxLostError(f"box {self.box_id} is gone")
-        return (await self._ask(self._reach, order, payload))[0]
+        return (await self._ask(self._calls.reach, order, payload))[0]
 
     async def _ask(self, reach: Reach, order: dict[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        return await self._in_time(
-            reach, self.limits.wall_s, reach.agent.ask({**order, "id": next(self._requests), "user": reach.user}, payload)
-        )
-
-    async def _in_time(self, reach: Reach, limit_s: float, asked: Awaitable[T]) -> T:
-        """The agent's answer; an agent that gives none has lost its box, and that is not the box's own error."""
-        try:
-            async with asyncio.timeout(None if limit_s == math.inf else limit_s + GRACE_S):
-                return await asked
-        except TimeoutError:
-            reach.agent.close()
-            raise BoxLostError(f"box {self.box_id} did not answer {GRACE_S:.0f} s after its limit of {limit_s:g} s") from None
-
-    async def _run(
-        self, seq: int, order: dict[str, Any], stdin: bytes, wall_s: float, on_output: OnOutput | None,
-        begun: asyncio.Event | None = None,
-    ) -> tuple[Result, bytes]:  # fmt: skip
-        """`begun` is set when the order is about to be sent."""
-        limits = self.limits
-        order |= {
-            "wall_s": None if wall_s == math.inf else wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp",
-            "live": on_output is not None, "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,
-        }  # fmt: skip
-        size = len(json.dumps(order))
-        if size > MAX_ORDER_BYTES - MAX_HEADER_BYTES:
-            raise ValueError(
-                f"command: its words, environment or arguments are {size} bytes of JSON; write them to a file first"
-            )
-
-        async def run(reach: Reach, seq: int) -> tuple[dict[str, Any], bytes]:
-            kept, before = _Kept(limits.keep_bytes, on_output), await reach.counters()
-            numbered = {"user": reach.user, **order, "id": seq}
-            try:
-                facts = await self._in_time(reach, wall_s, self._begin_or_recall(reach.agent, numbered, stdin, kept, begun))
-            except BlockingIOError:  # not even the agent's own process could be started
-                none = Result(Verdict.PIDS_LIMIT, stderr=Output(TOO_MANY, num_bytes=len(TOO_MANY)))
-                return facts_of(none, b"")
-            except asyncio.CancelledError:
-                reach.agent.tell({"op": "end", "id": next(self._requests), "command": seq})
-                raise
-            except BoxLostError:
-                after = await reach.counters()
-                verdict = _cause(before, after) if reach.shares_fate else None
-                if after.num_oom_kills > self._num_oom_kills:
-                    verdict = Verdict.OUT_OF_MEMORY  # it took its own box's agent with it, and is not to gain by that
-                if verdict is None:
-                    raise
-                ended = Result(verdict, signal=signal.SIGKILL, stdout=kept.stream(1), stderr=kept.stream(2))
-                return facts_of(ended, b"")
-            except OSError as error:
-                raise BoxLostError(f"the agent of box {self.box_id} starts no more commands: {error}") from error
-            after = await reach.counters()
-            self._num_oom_kills = after.num_oom_kills
-            result = _result(facts, kept, before, after)
-            if result.verdict in (Verdict.PIDS_LIMIT, Verdict.OUT_OF_MEMORY):  # what it started goes on at the limit
-                await self._ask(reach, {"op": "end", "command": seq})
-            self._finished.append(seq)
-            recorded, data = facts_of(result, kept.stream(3).head)
-            return {**recorded, "span": _span(facts)}, data
-
-        return result_of(*await self._logged(seq, order, stdin, run))
-
-    async def _begin_or_recall(
-        self, agent: Agent, order: dict[str, Any], stdin: bytes, kept: _Kept, begun: asyncio.Event | None
-    ) -> Mapping[str, Any]:
-        """Runs the command, unless this box has begun it already for a client that died."""
-        number, begun = order["id"], begun or asyncio.Event()
-        if self._came_back:
-            begun.set()
-            facts, _ = await agent.ask({"op": "recall", "id": number}, on=kept)
-            if facts["type"] != "unknown":
-                return facts
-        *pieces, last = _pieces(stdin)
-        for piece in pieces:
-            await agent.ask({"op": "stdin", "id": number}, piece)
-        forget, self._finished = self._finished, []
-        order |= {"forget": forget}
-        text = json.dumps(order).encode()
-        if len(text) > MAX_HEADER_BYTES:
-            for piece in _pieces(text):
-                await agent.ask({"op": "order", "id": number}, piece)
-            order = {"op": "ordered", "id": number}
-        begun.set()
-        facts, _ = await agent.ask(order, last, kept)
-        return facts
-
-
-def _pieces(data: bytes) -> list[bytes]:
-    """At least one, each as long as a frame's payload may be.
-
-    >>> _pieces(b"")
-    [b'']
-    """
-    return [data[start : start + MAX_PAYLOAD_BYTES] for start in range(0, max(1, len(data)), MAX_PAYLOAD_BYTES)]
-
-
-def _span(facts: Mapping[str, Any]) -> list[float]:
-    """When a call began and ended, by the box's clock; empty where its supervisor could not say it."""
-    span = facts.get("span")
-    if isinstance(span, list) and len(span) == 2 and all(isinstance(at, int | float) and math.isfinite(at) for at in span):
-        return [float(at) for at in span]
-    return []
-
-
-def _answered(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The facts of an answer; an error of the box is raised, at the first time and from the record."""
-    if "errno" in facts:
-        raise OSError(facts["errno"], facts["message"], facts.get("path"))
-    return facts
-
-
-class _Kept:
-    """Collects a command's frames; holds no more than was asked for."""
-
-    def __init__(self, keep_bytes: int, on_output: OnOutput | None) -> None:
-        self._on_output = on_output
-        self._parts: dict[tuple[int, str], bytearray] = {}
-        self._left = 2 * (keep_bytes + 1) + (16 << 20)
-
-    def __call__(self, header: dict[str, Any], payload: bytes) -> None:
-        if header.get("type") == "running":  # it was begun for a client that died
-            return
-        stream, part = header.get("stream"), header.get("part")
-        if not isinstance(stream, int) or stream not in STREAMS:
-            raise BoxLostError("the box's agent sent output of no stream")
-        if header.get("type") == "output":
-            if self._on_output is not None:
-                self._on_output(STREAMS[stream], payload)
-        elif part in ("head", "tail"):
-            self._left -= len(payload)
-            if self._left < 0:
-                raise BoxLostError("the box's agent sent more output than was asked for")
-            self._parts.setdefault((stream, part), bytearray()).extend(payload)
-
-    def stream(self, number: int, num_bytes: int = 0) -> Output:
-        head, tail = (bytes(self._parts.get((number, part), b"")) for part in ("head", "tail"))
-        return Output(head, tail, max(num_bytes, len(head) + len(tail)))
-
-
-def _cause(before: Counters, after: Counters) -> Verdict | None:
-    """What the box has been refused meanwhile."""
-    if after.num_oom_kills > before.num_oom_kills:
-        return Verdict.OUT_OF_MEMORY
-    return Verdict.PIDS_LIMIT if after.num_refused_forks > before.num_refused_forks else None
-
-
-def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Counters) -> Result:
-    """The verdict, from what the agent says and what the host's counters show."""
-    status, cause, sizes = facts.get("status"), facts.get("cause"), facts.get("num_bytes")
-    used = [facts.get(name) for name in ("wall_s", "cpu_s", "max_rss_bytes")]
-    try:
-        if not isinstance(sizes, dict) or not all(isinstance(u, int | float) and 0 <= u < math.inf for u in used):
-            raise ValueError
-        code = os.waitstatus_to_exitcode(status if isinstance(status, int) else -1)
-    except (ValueError, OverflowError):
-        raise BoxLostError("the box's agent gave no account of its command") from None
-    if cause in ("wall_timeout", "cpu_timeout", "output_limit"):
-        verdict = Verdict(cause)
-    elif code == 0:
-        verdict = Verdict.OK
-    elif (counted := _cause(before, after)) is not None:
-        verdict = counted
-    elif cause in ("out_of_memory", "pids_limit"):  # a machine counts for itself
-        verdict = Verdict(cause)
-    elif cause == "disk_full":
-        verdict = Verdict.DISK_FULL
-    else:
-        verdict = Verdict.SIGNAL if code < 0 else Verdict.NONZERO
-    wall_s, cpu_s, max_rss_bytes = used
-    counts = [int(size) if isinstance(size := sizes.get(str(n)), int) else 0 for n in (1, 2)]
-    return Result(
-        verdict=verdict,
-        exit_code=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
-        stdout=kept.stream(1, counts[0]),
-        stderr=kept.stream(2, counts[1]),
-        wall_s=float(wall_s or 0),
-        cpu_s=float(cpu_s or 0),
-        max_rss_bytes=int(max_rss_bytes or 0),
-    )
+        return await self._calls.ask(reach, order, payload, self.limits.wall_s)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sandbox.agent import Agent
-from sandbox.box import Reach
+from sandbox.calls import Reach
 from sandbox.cgroups import Counters
 from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
 from sandbox.fair import label_of

@@ -1,7 +1,7 @@
 """The log of a pool's boxes: what each command was to be, before it runs, and what it came to, before its caller learns of it.
 
 One order over all boxes of a pool, a sequence from 1 in each box. A client that comes back after its own death asks for its
-commands again, in the same order, and gets the recorded results; see `sandbox/box.py`. Records are frames of JSON and bytes.
+commands again, in the same order, and gets the recorded results; see `sandbox/calls.py`. Records are frames of JSON and bytes.
 """
 
 from __future__ import annotations

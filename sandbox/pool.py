@@ -21,7 +21,8 @@ from typing import Any
 
 from sandbox import gc
 from sandbox.agent import Agent
-from sandbox.box import Box, Reach
+from sandbox.box import Box
+from sandbox.calls import Reach
 from sandbox.cgroups import Cgroup, Counters
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError

@@ -17,8 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sandbox import box as box_module
-from sandbox import gc, templates
+from sandbox import calls, gc, templates
 from sandbox.blocking import BlockingBox, BlockingPool, BlockingTerminal
 from sandbox.cgroups import Cgroup
 from sandbox.cluster import ClusterPool
@@ -184,7 +183,7 @@ def test_a_child_that_keeps_the_pipe_and_writes_for_ever_holds_nothing_up(box: B
 def test_a_box_that_does_not_answer_is_lost_and_no_answer_is_recorded(
     pool: BlockingPool, layer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(box_module, "GRACE_S", 0.3)
+    monkeypatch.setattr(calls, "GRACE_S", 0.3)
     limits = Limits(**{**vars(SMALL), "wall_s": 0.2})
     for call in (lambda box: box.exec("true"), lambda box: box.read_file("/etc/passwd")):
         box = pool.create(**layer, limits=limits)

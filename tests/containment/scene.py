@@ -40,7 +40,7 @@ class Scene:
 
     def user(self) -> int:
         """The user that commands are on this machine, as far as they are processes of it; else nobody."""
-        reach = self.box.box._reach
+        reach = self.box.box._calls.reach
         if reach is not None and reach.user is not None:
             return int(reach.user[0])
         pids = list(Cgroup(self.box.box.box_id).processes())

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.agent import Agent
-from sandbox.box import Box, Reach
+from sandbox.box import Box
+from sandbox.calls import Reach
 from sandbox.cgroups import Counters
 from sandbox.errors import BoxLostError
 from sandbox.guest.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, Decoder, FrameError, encode
