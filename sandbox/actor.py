@@ -17,8 +17,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sandbox.cluster import OPEN_LIMIT_S, NodeLostError
 from sandbox.errors import BoxUnavailableError
+from sandbox.fleet import OPEN_LIMIT_S, NodeLostError
 from sandbox.host import Host, HostSettings
 from sandbox.placement import Report
 from sandbox.pool import CLOSE_LIMIT_S, TELL_LIMIT_S

@@ -9,73 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import secrets
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sandbox.agent import Agent
 from sandbox.calls import Reach
-from sandbox.cgroups import Counters
 from sandbox.errors import BoxLostError, BoxUnavailableError, SandboxError, UnsupportedError
 from sandbox.fair import label_of
+from sandbox.fleet import OPEN_LIMIT_S, Fleet, HostHandle, Node, NodeLostError
 from sandbox.host import HostSettings
 from sandbox.keeper import spec_of
-from sandbox.placement import Amount, RefusedError, Report, Request, Scheduler
+from sandbox.placement import Amount, RefusedError, Request, Scheduler
 from sandbox.pool import HOME, Pool
 from sandbox.spec import BoxSpec, LayerName
 
-OPEN_LIMIT_S = 60.0  # for a host to start, try its layers, and report
 SILENT_HEARTBEATS = 4  # without a report, after which a node gets no new box
 MAX_FAILURES = 3  # nodes on which a box may fail to come up before its client is told
 OF_THE_END = ("destroy", "release")
 LAST_DELAY_S = 30.0  # between two tries of a node whose host does not start
-
-
-class NodeLostError(BoxUnavailableError):
-    """The node's host does not answer, and will not: it or its node has ended."""
-
-
-class HostHandle(Protocol):
-    """A host on some node, as the client holds it. Every call raises NodeLostError once it is gone."""
-
-    async def open(self) -> tuple[Report, tuple[str, int], list[str]]: ...
-
-    async def tell(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]: ...
-
-    async def report(self) -> Report: ...
-
-    async def close(self) -> None: ...
-
-    def kill(self) -> None:
-        """Ends the host, not its boxes: their keeper does, unless another host comes for them within the lease."""
-
-
-class Fleet(Protocol):
-    """The nodes that boxes may be on."""
-
-    async def nodes(self) -> dict[str, str]:
-        """The living nodes' names by their ids."""
-
-    def start(self, node: str, name: str, settings: HostSettings) -> HostHandle: ...
-
-
-@dataclass
-class _Node:
-    """A node that is in use."""
-
-    node: str
-    name: str
-    host: HostHandle
-    gate: tuple[str, int]
-    listening: asyncio.Task[None] | None = field(default=None, repr=False)
-    counting: Agent | None = field(default=None, repr=False)  # to the gate, for counters
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(2), repr=False)  # of what is asked there
-    connecting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
 
 class ClusterPool(Pool):
@@ -109,7 +64,7 @@ class ClusterPool(Pool):
         self._rng = random.Random(seed)
         self._scheduler = Scheduler(self._rng, k, SILENT_HEARTBEATS * heartbeat_s)
         self._turns = dict[Request, asyncio.Future[str]]()
-        self._nodes = dict[str, _Node]()
+        self._nodes = dict[str, Node]()
         self._failed = dict[str, str]()  # nodes whose host did not start, and why
         self._where = dict[str, tuple[str, BoxSpec | None]]()  # boxes; the spec is known of those that were made by this pool
         self._lost = dict[str, str]()
@@ -149,18 +104,10 @@ class ClusterPool(Pool):
         for turn in self._turns.values():
             turn.cancel()
         nodes, self._nodes = list(self._nodes.values()), {}
-        ended = await asyncio.gather(*(self._end(node) for node in nodes), return_exceptions=True)
+        ended = await asyncio.gather(*(node.end() for node in nodes), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException) and not isinstance(error, NodeLostError):
                 raise error
-
-    async def _end(self, node: _Node) -> None:
-        if node.counting is not None:
-            node.counting.close()
-        try:
-            await node.host.close()
-        finally:
-            node.host.kill()
 
     # nodes come and go
 
@@ -190,7 +137,7 @@ class ClusterPool(Pool):
             host.kill()
             return
         self._failed.pop(node, None)
-        made = self._nodes[node] = _Node(node, name, host, gate)
+        made = self._nodes[node] = Node(node, name, host, gate, self._settings.token)
         for box_id in boxes:
             if box_id in self._lost:  # nobody holds it any more
                 self._spawn(self._end_box(made, box_id))
@@ -226,9 +173,7 @@ class ClusterPool(Pool):
             self._lost[box_id] = f"{gone.name} ({why})"
             if (box := self._boxes.pop(box_id, None)) is not None:
                 box.close_connection()
-        if gone.counting is not None:
-            gone.counting.close()
-        gone.host.kill()
+        gone.lose(why)
         self._rewarm()
         if gone.listening is not None and gone.listening is not asyncio.current_task():
             gone.listening.cancel()
@@ -255,7 +200,7 @@ class ClusterPool(Pool):
             if op in OF_THE_END:
                 return {}
             if box_id in self._lost:
-                raise self._was_lost(box_id)
+                raise BoxLostError(f"box {box_id} was lost with node {self._lost[box_id]}")
             raise BoxLostError(f"box {box_id} is gone")
         node = self._nodes[where]
         try:
@@ -273,14 +218,14 @@ class ClusterPool(Pool):
         return said
 
     def _rewarm(self) -> None:
-        async def quietly(node: _Node) -> None:
+        async def quietly(node: Node) -> None:
             with contextlib.suppress(SandboxError):  # a box that does not come up is told to whoever asks for one
                 await self._warm(node)
 
         for node in self._nodes.values() if self._ready else ():
             self._spawn(quietly(node))
 
-    async def _warm(self, node: _Node) -> None:
+    async def _warm(self, node: Node) -> None:
         """Has a node keep its share ready, where it can; with every node that joins or goes the shares change."""
         for spec, count in self._ready.items():
             able = [name for name in self._nodes if self._scheduler.able(name, spec)]
@@ -376,41 +321,9 @@ class ClusterPool(Pool):
         if where is None:
             raise BoxLostError(f"box {box_id} is gone")
         node = self._nodes[where]
-        whose = f"box {box_id} on node {node.name}"
-        try:
-            agent, _ = await Agent.connect_to(node.gate, self._settings.token, "reach", box_id, whose)
-        except (OSError, TimeoutError) as error:
-            raise BoxUnavailableError(f"{whose} did not take a connection: {error}") from error
+        return Reach(await node.connect(box_id), lambda: node.counters(box_id), facts["user"])
 
-        return Reach(agent, lambda: self._counters(node, box_id), facts["user"])
-
-    async def _counters(self, node: _Node, box_id: str) -> Counters:
-        """By a connection of their own, one for all boxes of a node: they are asked for twice in each command."""
-        async with node.connecting:
-            if node.counting is None or node.counting.broken is not None:
-                if box_id in self._lost:
-                    raise self._was_lost(box_id)
-                whose = f"node {node.name}"
-                connected = Agent.connect_to(node.gate, self._settings.token, "counters", box_id, whose)
-                try:
-                    node.counting, answer = await connected
-                except (OSError, TimeoutError) as error:
-                    raise BoxLostError(f"box {box_id} is out of reach: {whose} did not take a connection: {error}") from error
-                return Counters(**answer["counters"])
-        try:
-            answer, _ = await node.counting.ask({"op": "counters", "id": next(node.numbers), "box": box_id})
-        except ValueError as error:
-            raise BoxLostError(str(error)) from None
-        except BoxLostError:
-            if box_id in self._lost:
-                raise self._was_lost(box_id) from None
-            raise
-        return Counters(**answer["counters"])
-
-    def _was_lost(self, box_id: str) -> BoxLostError:
-        return BoxLostError(f"box {box_id} was lost with node {self._lost[box_id]}")
-
-    async def _end_box(self, node: _Node, box_id: str) -> None:
+    async def _end_box(self, node: Node, box_id: str) -> None:
         with contextlib.suppress(SandboxError):
             await node.host.tell("destroy", {"box": box_id})
 

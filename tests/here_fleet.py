@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.cluster import NodeLostError
+from sandbox.fleet import NodeLostError
 from sandbox.host import Host, HostSettings
 from sandbox.placement import Report
 

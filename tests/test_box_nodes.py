@@ -263,8 +263,7 @@ def test_a_client_that_comes_back_finds_its_boxes_on_their_nodes(tmp_path: Path)
         for node in pool._nodes.values():
             assert node.listening is not None
             node.listening.cancel()
-            if node.counting is not None:
-                node.counting.close()
+            node.close_connection()
         for host in fleet.hosts:
             assert host.host.pool._keeper is not None
             host.host.pool._keeper.close()
