@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sandbox
+from sandbox import seccomp
 from sandbox.errors import UnsupportedError
 
 META = "linux-image-cloud-amd64"  # depends on the newest
@@ -117,7 +118,7 @@ def _in_order(wanted: tuple[str, ...], modules: Mapping[str, Path]) -> list[str]
 
 
 def initramfs(kernel: Kernel, init: str) -> bytes:
-    """The archive: `init` as /init, /modules (a list) and the modules, busybox, and the agent's package below /agent."""
+    """The archive: `init` as /init, /modules (a list) and the modules, busybox, and below /agent its package and its filter."""
     files: dict[str, tuple[int, bytes]] = {
         "init": (0o755, init.encode()),
         "bin/busybox": (0o755, kernel.busybox.read_bytes()),
@@ -125,6 +126,7 @@ def initramfs(kernel: Kernel, init: str) -> bytes:
     }
     files |= {path.name: (0o644, path.read_bytes()) for path in kernel.modules}
     files |= {f"agent/{name}": (0o644, data) for name, data in agent_files()}
+    files["agent/filter"] = (0o600, seccomp.program())
     folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."}
     entries = [(name, stat.S_IFDIR | 0o755, b"") for name in sorted(folders)]
     entries += [(name, stat.S_IFREG | mode, data) for name, (mode, data) in files.items()]

@@ -14,14 +14,16 @@ from tests.containment.probe import Probe
 from tests.containment.scene import Scene, controls
 from tests.containment.table import LAYERS, OPEN, PROBES
 
+QUICK = ("function", "crun")  # whose commands take milliseconds
+
 
 @pytest.fixture(scope="module")
 def pool(sandbox_home: Path) -> Iterator[BlockingPool]:
-    with BlockingPool(Pool(folder=sandbox_home)) as pool:
+    with boxes.engine(), BlockingPool(Pool(folder=sandbox_home)) as pool:
         yield pool
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in LAYERS])
 def test_nothing_gets_out_but_what_is_declared(pool: BlockingPool, layer: str) -> None:
     if reason := boxes.lacking(layer):
         pytest.skip(reason)

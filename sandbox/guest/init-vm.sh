@@ -9,6 +9,7 @@ while read -r module; do $b insmod "$module"; done </modules
 for word in $($b cat /proc/cmdline); do
   case $word in polymath.*) eval "${word#polymath.}" ;; esac
 done
+echo 1 >/proc/sys/vm/overcommit_memory # memory is refused where it is used, as in a container
 
 $b mount -t ext4 -o rw,nodev,noatime "/dev/$disks" /root
 free=$(($($b stat -f -c '%a * %S' /root)))
@@ -26,7 +27,7 @@ FailureAction=poweroff-force
 SuccessAction=poweroff-force
 [Service]
 Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-ExecStart=/usr/bin/env python3 -S -E -B -c 'import sys; sys.path.insert(0, "/run/polymath"); from sandbox.guest.machine import main; main()' /run/polymath $memory_bytes $num_pids /dev/vport0p2 --stream /dev/vport0p1
+ExecStart=/usr/bin/env python3 -S -E -B -c 'import sys; sys.path.insert(0, "/run/polymath"); from sandbox.guest.machine import main; main()' /run/polymath $memory_bytes $num_pids $num_files /dev/vport0p2 --stream /dev/vport0p1
 OOMScoreAdjust=-1000
 END
 $b ln -s ../polymath.service $units/multi-user.target.wants/polymath.service

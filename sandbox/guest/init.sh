@@ -9,6 +9,7 @@ while read -r module; do $b insmod "$module"; done </modules
 for word in $($b cat /proc/cmdline); do
   case $word in polymath.*) eval "${word#polymath.}" ;; esac
 done
+echo 1 >/proc/sys/vm/overcommit_memory # memory is refused where it is used, as in a container
 
 lower=/l/points
 i=0
@@ -23,7 +24,7 @@ $b mkdir -m 755 /up/upper /up/work
 $b mount -t overlay -o "lowerdir=$lower,upperdir=/up/upper,workdir=/up/work" root /root
 
 $b mount -t tmpfs -o nosuid,nodev,size=8m,mode=711 polymath /root/.polymath
-$b cp -r /agent/sandbox /root/.polymath/
+$b cp -r /agent/sandbox /agent/filter /root/.polymath/
 $b mkdir -m 700 /root/.polymath/writes /root/.polymath/layers
 $b mount --move /up /root/.polymath/writes
 while [ $i -gt 0 ]; do
@@ -39,7 +40,9 @@ for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr
   $b ln -s "${link#*:}" "/root/dev/${link%%:*}"
 done
 $b mount --move /proc /root/proc
+$b mount -o bind /root/proc/sys /root/proc/sys
+$b mount -o remount,bind,ro /root/proc/sys
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 exec $b switch_root /root /usr/bin/env python3 -S -E -B -c \
   'import sys; sys.path.insert(0, "/.polymath"); from sandbox.guest.machine import main; main()' \
-  /.polymath "$memory_bytes" "$num_pids" /dev/vport0p2 --stream /dev/vport0p1
+  /.polymath "$memory_bytes" "$num_pids" "$num_files" /dev/vport0p2 --stream /dev/vport0p1

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import select
 import signal
 import struct
@@ -17,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from sandbox.guest import command
 from sandbox.guest.frames import Decoder, encode
 
 ENTROPY_BYTES = 64
@@ -25,10 +27,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Arguments: a folder of its own, the limits on memory (bytes) and processes, the keeper's port; then the agent's own."""
-    folder, memory_bytes, num_pids, port = sys.argv[1:5]
-    del sys.argv[1:5]
+    """Arguments: a folder of its own, limits on memory (bytes), processes and open files, the keeper's port; the agent's own.
+
+    Where the folder has a `filter`, its commands make no other system calls than it lets through.
+    """
+    folder, memory_bytes, num_pids, num_files, port = sys.argv[1:6]
+    del sys.argv[1:6]
     os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(num_files), int(num_files)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(FileNotFoundError), open(folder + "/filter", "rb") as file:
+        command.call_filter = file.read()
     group = _limit(folder + "/group", memory_bytes, num_pids)
     bystander = os.fork()
     if bystander == 0:
@@ -50,7 +59,6 @@ def _limit(groups: str, memory_bytes: str, num_pids: str) -> str:
     os.mkdir(group)
     _write(group + "/memory.max", memory_bytes)
     _write(group + "/pids.max", num_pids)
-    _write("/proc/sys/vm/overcommit_memory", "1")  # memory is refused where it is used, as in a container
     return group
 
 

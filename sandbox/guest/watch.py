@@ -20,6 +20,7 @@ GROUPS = "/sys/fs/cgroup/memory"  # in a box whose kernel is gVisor
 KILL_LIMIT_S = 2.0  # for processes that were killed to be gone
 STOP_ROUNDS = 50  # of stopping what forks, before it is killed anyway
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,22 +82,30 @@ def acting_as(user: list[int] | None) -> Iterator[None]:
         yield
         return
     uid, gid = os.geteuid(), os.getegid()
-    _libc.setfsgid(user[1])
-    _libc.setfsuid(user[0])  # takes the rights over all files away as well
-    if _libc.setfsuid(-1) != user[0]:  # which gVisor does not know; its own user and group stay what they are
-        os.setegid(user[1])
-        os.seteuid(user[0])
+    os.setegid(user[1])
+    os.seteuid(
+        user[0]
+    )  # takes the rights over all files away as well, which those of the file system alone would not for /proc
     try:
         yield
     finally:
-        _libc.setfsuid(uid)
-        _libc.setfsgid(gid)
         os.seteuid(uid)
         os.setegid(gid)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0):
+def filter_calls(program: bytes) -> None:
+    """Which system calls this process and what it starts may make: an array of `struct sock_filter`, host's order."""
+    code = ctypes.create_string_buffer(program, len(program))
+    filters = _Filters(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filters))
+
+
+class _Filters(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
+
+
+def _prctl(option: int, value: int, pointer: int = 0) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_void_p(pointer), ctypes.c_ulong(0), ctypes.c_ulong(0)):
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 

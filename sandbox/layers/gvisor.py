@@ -44,7 +44,7 @@ class GVisorLayer(ContainerLayer):
     async def run(self, spec: BoxSpec, place: Place, group: Cgroup) -> tuple[asyncio.subprocess.Process, Relay | None]:
         words = [
             "--root", str(self.state / place.box_id), "--platform=ptrace", "--network=none", "--ignore-cgroups", "--cgroupfs",
-            "--file-access-mounts=exclusive", "run",
+            "--file-access-mounts=exclusive", "--oci-seccomp", "run",
             "--bundle", self.bundle(self.config(spec, place, ["--stream", "0,1"]), place), place.box_id,
         ]  # fmt: skip
         theirs, writes = os.pipe()
@@ -75,7 +75,8 @@ class GVisorLayer(ContainerLayer):
         config["mounts"].append(
             {"destination": "/tmp", "type": "bind", "source": str(place.folder / "root/tmp"), "options": ["rw"]}
         )  # else it puts a file system of its own there, without a bound
-        config["linux"] = {"namespaces": [space for space in config["linux"]["namespaces"] if space["type"] != "cgroup"]}
+        spaces = [space for space in config["linux"]["namespaces"] if space["type"] != "cgroup"]
+        config["linux"] = {"namespaces": spaces, "seccomp": config["linux"]["seccomp"]}
         return config
 
 

@@ -72,6 +72,8 @@ class MicrovmLayer:
     async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> MicrovmBox:
         if spec.image is None:
             raise UnsupportedError(f"image: got None; the {self.name} layer needs one: `polymath sandbox image list`")
+        if spec.stateless:
+            raise UnsupportedError(f"stateless: a box of the {self.name} layer keeps its files; use the function layer")
         layers = self.images.get(spec.image).layers
         if len(layers) > MAX_LAYERS:
             raise UnsupportedError(f"image: {spec.image} has {len(layers)} layers; machines take {MAX_LAYERS} at most")
@@ -145,6 +147,7 @@ class MicrovmLayer:
             "disk_bytes": limits.disk_bytes,
             "memory_bytes": limits.memory_bytes,
             "num_pids": limits.num_pids,
+            "num_files": limits.num_files,
         }
         return " ".join(["console=ttyS0", "quiet", "panic=-1", *(f"polymath.{name}={value}" for name, value in own.items())])
 

@@ -71,7 +71,10 @@ class Scene:
         """Of several in one command; none where the host or the box was disturbed, so that each must be tried by itself."""
         command = ["python3", "-c", code_of_all([probe.program for probe in probes])]
         result = self.box.exec(command, stdin=json.dumps(self._facts()).encode())
-        if self.canaries.disturbed() or not result.ok:
+        works = self._works()
+        if not works:
+            self.box = self.pool.create(**self.words, limits=LIMITS)
+        if self.canaries.disturbed() or not result.ok or not works:
             self.canaries.restore()
             return {}
         said = json.loads(result.stdout.text)
@@ -88,7 +91,7 @@ class Scene:
             except (BoxLostError, OSError) as error:
                 outcome = Outcome("broken", f"the box was lost: {error}")
             if not self._works():
-                used_up = probe.may_be_killed and outcome.kind == "contained"
+                used_up = outcome.kind == "escaped" or (self._may_be_killed(probe) and outcome.kind == "contained")
                 outcome = outcome if used_up else Outcome("broken", f"the box is of no more use; {outcome.said}")
                 if not probe.own_box:
                     self.box = self.pool.create(**self.words, limits=LIMITS)
@@ -115,7 +118,11 @@ class Scene:
     def _program(self, probe: Probe) -> Outcome:
         result = self.box.exec(["python3", "-c", code_of(probe.program)], stdin=json.dumps(self._facts()).encode())
         ending = f"{result.verdict} {result.exit_code} {result.signal or ''} {result.stderr.text[-300:]}"
-        return outcome_of(result.stdout.text, ending, killed=probe.may_be_killed and result.exit_code is None)
+        return outcome_of(result.stdout.text, ending, killed=self._may_be_killed(probe) and result.exit_code is None)
+
+    def _may_be_killed(self, probe: Probe) -> bool:
+        """Of gVisor's boxes every program that takes too much is ended with its box."""
+        return probe.may_be_killed or self.words.get("runtime") == "runsc"
 
 
 def controls(probes: Sequence[Probe]) -> dict[str, Outcome]:

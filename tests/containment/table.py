@@ -12,13 +12,32 @@ SHARED = (
     "boxes of this layer are the same user to the kernel: a limit that it keeps for each user, such as on file watches, is "
     "shared by them; the function layer has a user for each box"
 )
-LAYERS = ("function", "crun")  # on which all is declared; the others run by name: python -m tests.containment runsc
+OWN = "of the kernel that this box has for itself, and of nothing of the host's"
+BEHIND = "held by what runs the box's kernel, from outside of it, to serve the box's own files"
+FATE = "the box goes with it, and nobody can tell why: it is lost, which is never a reward"
+COUNT = "by the count of the box's own kernel; the host's limit holds for the whole box"
+ENGINE = "the engine mounts it, read-only"
+FULL = "a machine with all that systemd starts in it"
+LAYERS = ("function", "crun", "runsc", "docker", "microvm", "vm")
 OPEN: dict[tuple[str, str], str] = {  # (layer, probe): why
-    ("function", "agent: output forged by an earlier command"): ONE_USER,
-    ("function", "agent: a value forged from inside the function"): INSIDE,
-    ("crun", "agent: output forged by an earlier command"): ONE_USER,
-    ("crun", "agent: a value forged from inside the function"): INSIDE,
+    **{(layer, "agent: a value forged from inside the function"): INSIDE for layer in LAYERS},
+    **{(layer, "agent: output forged by an earlier command"): ONE_USER for layer in ("function", "crun", "docker", "vm")},
+    **{(layer, "agent: descriptors that lead outside"): BEHIND for layer in ("runsc", "microvm", "vm")},
+    **{(layer, "agent: ended for want of memory"): FATE for layer in ("runsc", "docker")},
     ("crun", "the host's paths in its mounts"): PATHS,
     ("crun", "file watches that all boxes share"): SHARED,
+    ("docker", "the control groups' file system"): ENGINE,
+    **{
+        ("runsc", name): OWN
+        for name in (
+            "a lower score for the memory killer",
+            "descriptors of other processes",
+            "devices that are there",
+            "environment, stack and links of processes that are not its own",
+            "get_robust_list of a process that is not its own",
+            "the control groups' file system",
+        )
+    },
+    ("runsc", "processor time"): COUNT,
 }
 assert len({probe.name for probe in PROBES}) == len(PROBES), "names are unique"
