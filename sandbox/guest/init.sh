@@ -41,7 +41,7 @@ for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr
 done
 $b mount --move /proc /root/proc
 $b mount -o bind /root/proc/sys /root/proc/sys
-$b mount -o remount,bind,ro /root/proc/sys
+$b mount -o remount,bind,ro,nosuid,nodev,noexec /root/proc/sys /root/proc/sys
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 exec $b switch_root /root /usr/bin/env python3 -S -E -B -c \
   'import sys; sys.path.insert(0, "/.polymath"); from sandbox.guest.machine import main; main()' \

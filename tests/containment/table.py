@@ -17,11 +17,10 @@ BEHIND = "held by what runs the box's kernel, from outside of it, to serve the b
 FATE = "the box goes with it, and nobody can tell why: it is lost, which is never a reward"
 COUNT = "by the count of the box's own kernel; the host's limit holds for the whole box"
 ENGINE = "the engine mounts it, read-only"
-FULL = "a machine with all that systemd starts in it"
 LAYERS = ("function", "crun", "runsc", "docker", "microvm", "vm")
 OPEN: dict[tuple[str, str], str] = {  # (layer, probe): why
     **{(layer, "agent: a value forged from inside the function"): INSIDE for layer in LAYERS},
-    **{(layer, "agent: output forged by an earlier command"): ONE_USER for layer in ("function", "crun", "docker", "vm")},
+    **{(layer, "agent: output forged by an earlier command"): ONE_USER for layer in ("function", "crun", "docker", "microvm", "vm")},
     **{(layer, "agent: descriptors that lead outside"): BEHIND for layer in ("runsc", "microvm", "vm")},
     **{(layer, "agent: ended for want of memory"): FATE for layer in ("runsc", "docker")},
     ("crun", "the host's paths in its mounts"): PATHS,
@@ -39,5 +38,30 @@ OPEN: dict[tuple[str, str], str] = {  # (layer, probe): why
         )
     },
     ("runsc", "processor time"): COUNT,
+    **{
+        ("vm", name): OWN
+        for name in (
+            "a full /dev/shm",
+            "a new user namespace by clone",
+            "a new user namespace by clone3",
+            "a new user namespace by unshare",
+            "audit",
+            "call: add_key",
+            "call: fanotify",
+            "call: io_uring",
+            "call: keyctl",
+            "call: request_key",
+            "calls by the 32-bit entry",
+            "move_pages of a process that is not its own",
+            "news of the host's devices",
+            "priority of all processes of its user",
+            "read: firmware",
+            "read: security keys",
+            "sockets that are listed",
+            "the control groups' file system",
+            "write: anything below /proc/sys and /sys",
+            "write: ns_last_pid",
+        )
+    },
 }
 assert len({probe.name for probe in PROBES}) == len(PROBES), "names are unique"
