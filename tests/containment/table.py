@@ -20,7 +20,10 @@ ENGINE = "the engine mounts it, read-only"
 LAYERS = ("function", "crun", "runsc", "docker", "microvm", "vm")
 OPEN: dict[tuple[str, str], str] = {  # (layer, probe): why
     **{(layer, "agent: a value forged from inside the function"): INSIDE for layer in LAYERS},
-    **{(layer, "agent: output forged by an earlier command"): ONE_USER for layer in ("function", "crun", "docker", "microvm", "vm")},
+    **{
+        (layer, "agent: output forged by an earlier command"): ONE_USER
+        for layer in ("function", "crun", "docker", "microvm", "vm")
+    },
     **{(layer, "agent: descriptors that lead outside"): BEHIND for layer in ("runsc", "microvm", "vm")},
     **{(layer, "agent: ended for want of memory"): FATE for layer in ("runsc", "docker")},
     ("crun", "the host's paths in its mounts"): PATHS,
