@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sandbox.box import Box
+from sandbox.errors import BoxUnavailableError
 from sandbox.pool import Pool
 from sandbox.process import Process, Terminal
 from sandbox.result import Result
@@ -66,6 +67,9 @@ class BlockingPool:
             self._stop()
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():  # nobody would ever answer
+            coroutine.close()
+            raise BoxUnavailableError("the pool is not open; write `with BlockingPool(Pool()) as pool:`")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     create = _creating(Pool.create)

@@ -66,7 +66,9 @@ class Images:
         path = self._path(name)
         if not path.exists():
             names = ", ".join(image.name for image in self.all()) or "none"
-            raise UnsupportedError(f"image: got {name!r}; there are: {names}; build one with `polymath sandbox image build`")
+            raise UnsupportedError(
+                f"image: got {name!r}; there are: {names}; build one with `polymath sandbox image build NAME debian`"
+            )
         return self._load(path)
 
     def layer(self, digest: str) -> Path:

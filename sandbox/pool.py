@@ -29,7 +29,7 @@ from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
 from sandbox.guest.frames import FrameError
 from sandbox.keeper import KEPT_ALREADY, SOCKET_NAME
 from sandbox.proxy import rules_of
-from sandbox.spec import BoxSpec, LayerName, Limits, Runtime, check_labels
+from sandbox.spec import BoxSpec, LayerName, Limits, Runtime, check_labels, check_name
 
 HOME = Path("~/.local/share/polymath/sandbox")
 KINDS = {
@@ -50,7 +50,9 @@ class Pool:
     def __init__(
         self, *, folder: Path = HOME, name: str | None = None, log: bool = True, lease_s: float = 30.0, num_starting: int = 8
     ) -> None:
-        self.name = name or secrets.token_hex(4)
+        """`name`, and those of boxes: letters, digits, `_`, `.` and `-`; anything else is a ValueError."""
+        self.name = secrets.token_hex(4) if name is None else name
+        check_name("pool", self.name)
         home = folder.expanduser().resolve()
         self.folder = home / "pools" / self.name
         self.log_folder = home / "logs" / self.name if log else None
@@ -156,10 +158,12 @@ class Pool:
             UnsupportedError: the layer cannot be that. BoxUnavailableError: it did not come up.
         """
         check_labels(labels := dict(labels or {}))
+        name, is_named = secrets.token_hex(4) if name is None else name, name is not None
+        check_name("box", name)
         rules_of(network)
         spec = BoxSpec(LayerName(layer), image, Runtime(runtime), limits or Limits(), tuple(network), stateless, ttl_s)
-        box_id = f"{self.name}-{name or secrets.token_hex(4)}"
-        if name is not None and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
+        box_id = f"{self.name}-{name}"
+        if is_named and (box := await self._again(box_id, spec.limits, stateless=stateless)) is not None:
             return box
         facts = (await self.tell("create", box=box_id, spec=asdict(spec), labels=labels))["box"]
         box = self._lend(Box(box_id, spec.limits, await self._reach(facts), None if stateless else self._log, self))

@@ -51,7 +51,9 @@ class Rule:
 
 
 def rules_of(network: Sequence[str]) -> list[Rule]:
-    """ValueError: one is none."""
+    """ValueError: one is none. TypeError: a string, whose letters would be taken for entries."""
+    if isinstance(network, str):
+        raise TypeError(f"network: got {network!r}; write a list of host:port, as in ['pypi.org:443']")
     return [Rule.of(text) for text in network]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 MIN_MEMORY_BYTES = 32 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
 
 def lifetime(*, agent_s: float, verifier_s: float, start_s: float = 60.0) -> float:
@@ -24,6 +27,19 @@ def lifetime(*, agent_s: float, verifier_s: float, start_s: float = 60.0) -> flo
     return agent_s + verifier_s + start_s
 
 
+def check_name(what: str, name: str) -> None:
+    """Names of pools and boxes become those of folders and control groups, which are removed with all that is below them.
+
+    >>> check_name("pool", "../logs")
+    Traceback (most recent call last):
+    ValueError: pool: got '../logs'; a name has at most 60 letters, digits, `_`, `.` and `-`, the first a letter or digit
+    """
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{what}: got {name!r}; a name has at most 60 letters, digits, `_`, `.` and `-`, the first a letter or digit"
+        )
+
+
 def check_labels(labels: Mapping[str, str]) -> None:
     """Raises ValueError unless there are at most 16 of them, of at most 60 characters each."""
     if len(labels) > 16 or any(len(key) > 60 or len(value) > 60 for key, value in labels.items()):
@@ -38,6 +54,10 @@ class LayerName(StrEnum):
     MICROVM = "microvm"
     VM = "vm"
 
+    @classmethod
+    def _missing_(cls, value: object) -> LayerName:
+        raise ValueError(f"layer: got {value!r}; allowed: {', '.join(cls)}")
+
 
 class Runtime(StrEnum):
     """What runs the boxes of the container layer; the others have one way each."""
@@ -45,6 +65,10 @@ class Runtime(StrEnum):
     CRUN = "crun"
     RUNSC = "runsc"  # gVisor: a kernel of its own, in the host's user space
     DOCKER = "docker"  # an engine that is there already
+
+    @classmethod
+    def _missing_(cls, value: object) -> Runtime:
+        raise ValueError(f"runtime: got {value!r}; allowed: {', '.join(cls)}")
 
 
 @dataclass(frozen=True)
@@ -67,14 +91,22 @@ class Limits:
     output_bytes: int = 1 << 30  # that one command may write; more ends it
 
     def __post_init__(self) -> None:
-        least = {"memory_bytes": MIN_MEMORY_BYTES, "num_pids": 4, "num_files": 16, "keep_bytes": 0}
+        least = {"memory_bytes": MIN_MEMORY_BYTES, "num_pids": 4, "num_files": 16, "keep_bytes": 0, "cpus": 0.01}
+        most = {"num_pids": 1 << 22, "num_files": 1 << 20, "memory_bytes": 1 << 50, "disk_bytes": 1 << 50}  # of Linux, or sense
         for name in (entry.name for entry in fields(self)):
             value = getattr(self, name)
             if name == "cpu_s" and value is None:
                 continue
-            low = least.get(name)
+            if name in ("wall_s", "cpu_s", "cpus"):
+                if not isinstance(value, int | float) or math.isnan(value) or (name != "wall_s" and math.isinf(value)):
+                    raise ValueError(f"{name}: got {value!r}; it must be a number")
+            elif not isinstance(value, int):
+                raise ValueError(f"{name}: got {value!r}; it must be a whole number")
+            low, high = least.get(name), most.get(name)
             if low is not None and value < low:
                 raise ValueError(f"{name}: got {value}; at least {low}")
+            if high is not None and value > high:
+                raise ValueError(f"{name}: got {value}; at most {high}")
             if value <= 0 and low is None:
                 raise ValueError(f"{name}: got {value}; it must be more than 0")
 
@@ -107,5 +139,5 @@ class BoxSpec:
     def __post_init__(self) -> None:
         if self.runtime is not Runtime.CRUN and self.layer is not LayerName.CONTAINER:
             raise ValueError(f"runtime: got {self.runtime} for the {self.layer} layer; the container layer alone has a choice")
-        if self.ttl_s <= 0:
+        if not self.ttl_s > 0:
             raise ValueError(f"ttl_s: got {self.ttl_s}; it must be more than 0")

@@ -293,7 +293,7 @@ class ContainerBox:
             ValueError: the name is none that this layer has given.
         """
         if not SNAPSHOT.fullmatch(name):
-            raise ValueError(f"snapshot: got {name!r}")
+            raise ValueError(f"snapshot: got {name!r}; write a name that `snapshot` of this box has given")
         return self.place.folder / "snapshots" / name
 
     async def _frozen(self, read: Callable[[], T]) -> T:

@@ -235,7 +235,7 @@ class MicrovmBox:
         try:
             done, _ = await asyncio.wait((trying, ends), timeout=BOOT_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
             if trying not in done or trying.exception() is not None:
-                raise BoxUnavailableError(f"a machine did not boot: {await self.console()}")
+                raise BoxUnavailableError(f"a machine did not boot: {await self.console() or 'its console is empty'}")
         finally:
             for task in (trying, ends):
                 task.cancel()
@@ -330,7 +330,7 @@ class MicrovmBox:
             ValueError: the name is none that this layer has given.
         """
         if not SNAPSHOT.fullmatch(name):
-            raise ValueError(f"snapshot: got {name!r}")
+            raise ValueError(f"snapshot: got {name!r}; write a name that `snapshot` of this box has given")
         return self.place.folder / "snapshots" / name
 
     async def _save(self, folder: Path) -> None:
