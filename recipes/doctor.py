@@ -56,9 +56,9 @@ def doctor(*, as_json: bool) -> int:
         findings.append(finding)
         if not as_json:
             mark = "ok" if finding.ok else "MISSING" if finding.essential else "-"
-            print(f"{mark:<8}{finding.name:<21}{finding.found}", flush=True)
+            print(f"{mark:<8}{finding.name:<23}{finding.found}", flush=True)
             if not finding.ok and finding.add:
-                print(f"{'':<28}add it: {finding.add}", flush=True)
+                print(f"{'':<31}add it: {finding.add}", flush=True)
     ready = all(finding.ok for finding in findings if finding.essential)
     if as_json:
         print(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}, indent=2))

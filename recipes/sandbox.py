@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import termios
+import threading
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from recipes import sandbox_bench
@@ -21,11 +23,13 @@ from sandbox.errors import SandboxError, UnsupportedError
 from sandbox.images import Images
 from sandbox.pool import HOME, Pool, boxes_below
 from sandbox.result import Verdict
-from sandbox.spec import LayerName, Limits, Runtime
+from sandbox.spec import MIN_MEMORY_BYTES, LayerName, Limits, Runtime
 
 OF_VERDICTS = {Verdict.WALL_TIMEOUT: 124, Verdict.CPU_TIMEOUT: 124}  # as `timeout` has it
 KILLED, FAILED = 137, 1
 DAY_S = 86400.0
+NOTICE_S = 3.0  # of silence
+NUM_NAMES = 10  # of logs that an error names
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +86,11 @@ def sandbox(arguments: argparse.Namespace) -> int:
     try:
         handler: Callable[[argparse.Namespace], int] = arguments.act
         return handler(arguments)
+    except BrokenPipeError:
+        raise
     except (UnsupportedError, ValueError) as error:
         raise UserError(str(error)) from error
-    except SandboxError as error:
+    except (SandboxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
 
@@ -93,6 +99,8 @@ def _run(arguments: argparse.Namespace) -> int:
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UserError("sandbox run: no command; write it after `--`, as in `polymath sandbox run -- echo hello`")
+    if arguments.memory_mib << 20 < MIN_MEMORY_BYTES:
+        raise UserError(f"--memory-mib: got {arguments.memory_mib}; at least {MIN_MEMORY_BYTES >> 20}")
     limits = Limits(wall_s=arguments.wall_s, memory_bytes=arguments.memory_mib << 20)
     layer = arguments.layer or (LayerName.FUNCTION if arguments.runtime is None else LayerName.CONTAINER)
 
@@ -103,8 +111,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def run() -> int:
         async with Pool(folder=arguments.home) as pool:
-            box = await pool.create(layer, image=arguments.image, runtime=arguments.runtime or Runtime.CRUN, limits=limits)
-            stdin = b"" if sys.stdin is None or sys.stdin.isatty() else await asyncio.to_thread(sys.stdin.buffer.read)
+            with _notice(layer):
+                box = await pool.create(layer, image=arguments.image, runtime=arguments.runtime or Runtime.CRUN, limits=limits)
+            stdin = b"" if sys.stdin is None or sys.stdin.isatty() else await _piped()
             result = await box.exec(words, stdin=stdin, on_output=show)
         if result.verdict not in (Verdict.OK, Verdict.NONZERO):
             signal = "" if result.signal is None else f", signal {result.signal}"
@@ -114,15 +123,46 @@ def _run(arguments: argparse.Namespace) -> int:
     return asyncio.run(run())
 
 
+@contextlib.contextmanager
+def _notice(layer: str) -> Iterator[None]:
+    """Says why nothing is to be seen, while a box is started that takes its time."""
+    text = f"the {layer} box is being started; the first machine of a kind is booted, which takes longer"
+    waiting = asyncio.get_running_loop().call_later(NOTICE_S, lambda: print(text, file=sys.stderr))
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+async def _piped() -> bytes:
+    """All of the standard input, by a thread that nobody waits for who is interrupted."""
+    loop = asyncio.get_running_loop()
+    pieces = asyncio.Queue[bytes]()
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it was interrupted
+            while data := os.read(sys.stdin.fileno(), 1 << 20):
+                loop.call_soon_threadsafe(pieces.put_nowait, data)
+            loop.call_soon_threadsafe(pieces.put_nowait, b"")
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    found = bytearray()
+    while data := await pieces.get():
+        found += data
+    return bytes(found)
+
+
 def _shell(arguments: argparse.Namespace) -> int:
     if not sys.stdin.isatty():
         raise UserError("sandbox shell: the input is no terminal; use `polymath sandbox run`")
 
     async def run() -> int:
         async with Pool(folder=arguments.home, log=False) as pool:
-            box = await pool.create(
-                arguments.layer, image=arguments.image, runtime=arguments.runtime, network=arguments.network, ttl_s=DAY_S
-            )
+            with _notice(arguments.layer):
+                box = await pool.create(
+                    arguments.layer, image=arguments.image, runtime=arguments.runtime, network=arguments.network, ttl_s=DAY_S
+                )
+            tty.setraw(sys.stdin)  # not before: Ctrl-C ends a start that takes too long
             size = os.get_terminal_size()
             terminal = await box.terminal(rows=size.lines, columns=size.columns)
             loop, typed = asyncio.get_running_loop(), asyncio.Queue[bytes]()
@@ -147,7 +187,6 @@ def _shell(arguments: argparse.Namespace) -> int:
             return (await terminal.wait()).exit_code or 0
 
     before = termios.tcgetattr(sys.stdin)
-    tty.setraw(sys.stdin)
     try:
         return asyncio.run(run())
     finally:
@@ -155,6 +194,10 @@ def _shell(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats: got {arguments.repeats}; at least 1")
+    if arguments.image is not None:
+        Images(arguments.home / "images").get(arguments.image)
     text = sandbox_bench.bench(
         arguments.home, arguments.image, arguments.repeats, lambda kind: print(f"measures {kind}", file=sys.stderr)
     )
@@ -187,19 +230,21 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _log(arguments: argparse.Namespace) -> int:
-    folder = arguments.home / "logs" / arguments.box
-    pool = arguments.box if folder.is_dir() else arguments.box.partition("-")[0]
-    folder = arguments.home / "logs" / pool
-    if not folder.is_dir():
-        names = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "none"
-        raise UserError(f"sandbox log: got {arguments.box}, which has no log below {folder.parent}; there are: {names}")
-    for entry in commandlog.read(folder):
-        if arguments.box not in (pool, entry.box_id):
-            continue
+    below = arguments.home / "logs"
+    folders = sorted(below.glob("*/"), key=lambda path: path.stat().st_mtime, reverse=True)
+    named = [path for path in folders if path.name == arguments.box] or [
+        path for path in folders if arguments.box.startswith(f"{path.name}-")
+    ]
+    found = [entry for path in named for entry in commandlog.read(path) if arguments.box in (path.name, entry.box_id)]
+    if not found and arguments.box not in [path.name for path in named]:
+        names = ", ".join(path.name for path in (named or folders)[:NUM_NAMES]) or "none"
+        raise UserError(f"sandbox log: got {arguments.box!r}, which has no log below {below}; the latest pools: {names}")
+    for entry in found:
         facts = entry.facts or {}
         end = facts.get("verdict") or facts.get("message") or ("done" if entry.facts is not None else "no result")
         took = f"{facts['wall_s']:.3f} s" if "wall_s" in facts else ""
-        print(f"{entry.box_id} {entry.seq:<5}{end:<15}{took:<11}{entry.shown}")
+        shown = entry.shown.encode(errors="backslashreplace").decode()  # words may be bytes that are no text
+        print(f"{entry.box_id} {entry.seq:<5}{end:<15}{took:<11}{shown}")
         if arguments.output and entry.data:
             sys.stdout.flush()
             sys.stdout.buffer.write(entry.data + b"\n")
@@ -212,6 +257,7 @@ def _image(arguments: argparse.Namespace) -> int:
         if arguments.name is None or arguments.source is None:
             raise UserError("sandbox image build: give a name and a source, as in `polymath sandbox image build py debian`")
         start = time.monotonic()
+        print(f"builds {arguments.name} from {arguments.source}", file=sys.stderr)
         image = images.build(arguments.name, arguments.source, arguments.on)
         size = images.size_bytes(image) / 2**20
         print(f"{image.name}: {len(image.layers)} layers, {size:.0f} MiB, built in {time.monotonic() - start:.0f} s")

@@ -7,8 +7,10 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,53 @@ def test_bench_prints_a_table_and_says_what_it_left_out(tmp_path: Path) -> None:
     assert "container (crun): no --image was given" in table
     assert "| a function call, over a Python process |" in table
     assert not list(tmp_path.glob("bench-*"))
+
+
+def test_an_interrupt_does_not_wait_for_input_that_never_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipes", "sandbox", "--home", str(tmp_path), "run", "--", "true"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not asyncio.run(boxes_below(tmp_path)):
+            assert process.poll() is None
+        time.sleep(0.5)  # it reads its input by now
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"interrupted\n"
+    assert asyncio.run(boxes_below(tmp_path)) == []
+
+
+def test_the_log_of_a_pool_with_a_hyphen_and_of_words_that_are_no_text(tmp_path: Path) -> None:
+    with BlockingPool(Pool(folder=tmp_path, name="maths-3")) as pool:
+        pool.create(name="one").exec(["echo", "\ud800"])
+        pool.create(name="two").exec(["echo", "2"])
+    assert polymath(tmp_path, "log", "maths-3").stdout.count(b"\n") == 2
+    one = polymath(tmp_path, "log", "maths-3-one").stdout
+    assert one.count(b"\n") == 1
+    assert b"exec echo \\ud800" in one
+    for name in ("maths-3-three", "maths", ""):
+        wrong = polymath(tmp_path, "log", name)
+        assert wrong.returncode == 2
+        assert wrong.stderr.endswith(b"the latest pools: maths-3\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--wall-s", "nan", "--", "true"], b"error: wall_s: got nan; it must be a number"),
+        (["run", "--memory-mib", "1", "--", "true"], b"error: --memory-mib: got 1; at least 32"),
+        (["bench", "--repeats", "0"], b"error: --repeats: got 0; at least 1"),
+        (["bench", "--image", "none"], b"error: image: got 'none'; there are: none; build one with"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, words: list[str], message: bytes) -> None:
+    wrong = polymath(tmp_path, *words)
+    assert (wrong.returncode, wrong.stdout) == (2, b"")
+    assert wrong.stderr.startswith(message)
+    assert not (tmp_path / "pools").exists()
+
+
+def test_a_home_that_is_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = polymath(tmp_path / "file", "run", "--", "true")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(b"error: [Errno 20] Not a directory:")
