@@ -48,8 +48,11 @@ class Commands:
             begun: is set when the order is about to be sent.
 
         Raises:
-            BoxLostError: the box ended, or stopped answering, meanwhile. ValueError: the order is too long.
+            BoxLostError: the box ended, or stopped answering, meanwhile.
+            ValueError: the order is too long, or its time is none.
         """
+        if not wall_s > 0:  # nan as well, which no clock reaches
+            raise ValueError(f"wall_s: got {wall_s}; it must be a number of seconds, more than 0")
         order |= {
             "wall_s": None if wall_s == math.inf else wall_s, "cpu_s": limits.cpu_s, "disk": "/tmp",
             "live": on_output is not None, "keep_bytes": limits.keep_bytes, "output_bytes": limits.output_bytes,

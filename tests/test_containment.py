@@ -29,7 +29,7 @@ def test_nothing_gets_out_but_what_is_declared(pool: BlockingPool, layer: str) -
         pytest.skip(reason)
     found = Scene(pool, boxes.words(layer, pool.pool.folder.parents[1])).run(PROBES)
     said = {name: f"{outcome.kind}: {outcome.said}" for name, outcome in found.items() if outcome.kind != "contained"}
-    assert {name for name, outcome in found.items() if outcome.kind == "escaped"} == {n for (on, n) in OPEN if on == layer}, (
+    assert {name for name, outcome in found.items() if outcome.kind == "escaped"} <= {n for (on, n) in OPEN if on == layer}, (
         said
     )
     assert not [name for name, outcome in found.items() if outcome.kind == "broken"], said

@@ -13,6 +13,7 @@ import gc
 import os
 import selectors
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -37,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--group", help="control group of the commands, where the host has no counters of its own")
     parser.add_argument("--bystander", type=int, help="a process that is no command's, to be left alone")
+    parser.add_argument("--life", type=int, help="descriptor whose end says that whoever keeps the box is gone")
     parser.add_argument("--renewal", help="file with what to say first, when SIGUSR1 says that this is a copy of a machine now")
     arguments = parser.parse_args()
     watch.hide_from_peers()
@@ -51,6 +53,9 @@ def main() -> None:
         agent.peer.listen(arguments.listen)
     else:
         agent.peer.attach(*_descriptors(arguments.stream))
+    if arguments.life is not None:
+        os.set_inheritable(arguments.life, False)
+        agent.selector.register(arguments.life, selectors.EVENT_READ, sys.exit)
     agent.roster.group, agent.roster.bystander = arguments.group, arguments.bystander
     if arguments.renewal is not None:
         agent.renew_on_signal(arguments.renewal)

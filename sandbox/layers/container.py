@@ -57,6 +57,7 @@ class ContainerLayer:
         self.forks = folder / "forks"
         self.forks.mkdir(mode=0o700, exist_ok=True)
         self._points = make_points()
+        self._life = os.pipe()  # nothing is written: that it closes tells the boxes that this process is gone
         self._users = Counter[Path]()  # living boxes by the files that they began with as forks
         if cgroups.version() == 1:
             mounts.leave(Path("/sys/fs/cgroup/unified"))  # crun takes a machine that has both for a broken one
@@ -87,17 +88,19 @@ class ContainerLayer:
         """The runtime on the root that is composed at the place, and what relays to its agent; it ends with the container."""
         place.socket.unlink(missing_ok=True)
         listener = listen(place.socket)
+        given = listener.fileno(), self._life[0]
+        agent = ["--listen", str(given[0]), "--life", str(given[1])]  # crun does not end with its keeper
         try:
             words = [
-                "--root", str(self.state), "--cgroup-manager=disabled", "run", f"--preserve-fds={listener.fileno() - 2}",
-                "--bundle", self.bundle(self.config(spec, place, ["--listen", str(listener.fileno())]), place), place.box_id,
+                "--root", str(self.state), "--cgroup-manager=disabled", "run", f"--preserve-fds={max(given) - 2}",
+                "--bundle", self.bundle(self.config(spec, place, agent), place), place.box_id,
             ]  # fmt: skip
             return await asyncio.create_subprocess_exec(
                 self.program, *words,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=(place.folder / "stderr").open("wb"),
-                pass_fds=(listener.fileno(),),
+                pass_fds=given,
                 preexec_fn=enter(group),
             ), None  # fmt: skip
         finally:
