@@ -288,7 +288,7 @@ async def _answers(running: Running, place: Place) -> None:
                 agent.close()
     except (SandboxError, OSError, TimeoutError) as error:
         await running.destroy()
-        said = (place.folder / "stderr").read_text(errors="replace").strip()[-500:]
+        said = place.said.read_text(errors="replace").strip()[-500:]
         raise BoxUnavailableError(f"box {place.box_id} did not start: {said or error}") from error
 
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sandbox import seccomp
+from sandbox import bwrap, seccomp
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxLostError, BoxUnavailableError, UnsupportedError
-from sandbox.layers.function import FILES, FIRST_UID, FOLDERS
 from sandbox.spec import Limits
 
 PROGRAM = "qemu-system-x86_64"
@@ -32,6 +31,7 @@ MAX_LINE_BYTES = 1 << 20
 ANSWER_LIMIT_S = 20.0
 STOP_LIMIT_S = 5.0
 POLL_S = 0.002
+FILES = ("/etc/ld.so.cache", "/etc/alternatives")  # that it sees beside the system's folders
 
 
 def program() -> str:
@@ -204,9 +204,7 @@ async def start(
     """
     cgroup.create(replace(limits, memory_bytes=limits.memory_bytes + OVERHEAD_BYTES, num_pids=NUM_THREADS))
     ours, its = socket.socketpair()
-    rules = os.memfd_create("seccomp")
-    os.write(rules, seccomp.program())
-    os.lseek(rules, 0, os.SEEK_SET)
+    rules = bwrap.in_memory(seccomp.program())
     all_words = [
         program(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -236,14 +234,7 @@ async def start(
 
 
 def _confined(number: int, rules: int) -> list[str]:
-    user = str(FIRST_UID + number)
-    words = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--"]
-    words += ["bwrap", "--unshare-user", "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session"]
-    for path in (*FOLDERS, *FILES[:2]):
-        if os.path.islink(path):
-            words += ["--symlink", os.readlink(path), path]
-        elif os.path.exists(path):
-            words += ["--ro-bind", path, path]
+    words = [*bwrap.as_user_of(number), "bwrap", *bwrap.ALONE, *bwrap.shown((*bwrap.FOLDERS, *FILES))]
     words += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--remount-ro", "/"]
     return [*words, "--cap-drop", "ALL", "--hostname", "box", "--seccomp", str(rules), "--clearenv", "--chdir", "/", "--"]
 

@@ -11,7 +11,8 @@ import pwd
 import stat
 from typing import Any
 
-READ_BYTES = 1 << 20
+from sandbox.guest.frames import MAX_PAYLOAD_BYTES
+
 LISTED, LISTED_BYTES = 1000, 32 << 10  # entries of one answer, and what their names may have
 _IPC_RMID = 0
 
@@ -26,13 +27,13 @@ def read(order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(22, "Not a regular file", order["path"])
         _check_not_own(fd, order["path"])
-        data = os.pread(fd, min(READ_BYTES, int(order["size"])), int(order["offset"]))
+        data = os.pread(fd, min(MAX_PAYLOAD_BYTES, int(order["size"])), int(order["offset"]))
         return {"size": status.st_size, "mode": stat.S_IMODE(status.st_mode)}, data
     finally:
         os.close(fd)
 
 
-def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+def write(order: dict[str, Any], payload: bytes) -> None:
     """A piece of a file; the first one, at offset 0, makes the folders above it and empties what was there."""
     path, offset = order["path"], int(order["offset"])
     flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -55,7 +56,6 @@ def write(order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]
             os.fchmod(fd, int(order["mode"]) & 0o7777)
     finally:
         os.close(fd)
-    return {}, b""
 
 
 def entries(folder: str, after: int) -> list[list[Any]]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sandbox.agent import short_path
 from sandbox.cgroups import Cgroup
 from sandbox.spec import BoxSpec
 
 AGENT_MAIN = "import sys; sys.path[0] = {path!r}; from sandbox.guest.main import main; main()"  # in place of the current folder
 INSIDE = "/.polymath"  # where a box has the agent's code
 SOCKET_NAME = "agent"
+SNAPSHOT = re.compile(r"s[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,32 @@ class Place:
     @property
     def socket(self) -> Path:
         return self.folder / SOCKET_NAME
+
+    @property
+    def said(self) -> Path:
+        """What the box, or what runs it, has printed where it did not come up."""
+        return self.folder / "stderr"
+
+    def snapshot(self, name: str) -> Path:
+        """The folder of a snapshot.
+
+        Raises:
+            ValueError: the name is none that a box gives (`sandbox/box.py`).
+        """
+        if not SNAPSHOT.fullmatch(name):
+            raise ValueError(f"snapshot: got {name!r}; write a name that `snapshot` of this box has given")
+        return self.folder / "snapshots" / name
+
+    def taken(self, name: str) -> Path:
+        """As `snapshot`, of one that is there.
+
+        Raises:
+            ValueError: it is not.
+        """
+        folder = self.snapshot(name)
+        if not folder.is_dir():
+            raise ValueError(f"snapshot: got {name!r}, which this box has not taken")
+        return folder
 
 
 class Running(Protocol):
@@ -68,11 +96,8 @@ class Layer(Protocol):
 
 def listen(path: Path) -> socket.socket:
     """A listening socket at this path, whatever its length; its descriptor is for the agent."""
-    folder = os.open(path.parent, os.O_PATH)
-    try:
+    with short_path(path) as short:
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        listener.bind(short)
         listener.listen(16)
-    finally:
-        os.close(folder)
     return listener

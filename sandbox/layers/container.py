@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,6 @@ T = TypeVar("T")
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]
 USER = (1000, 1000)
 CAN = frozenset({"pause", "resume", "snapshot", "rollback", "reset", "fork", "diff", "commit"})
-SNAPSHOT = re.compile(r"s[0-9]{1,9}")
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 HIDDEN = [
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
@@ -64,11 +62,7 @@ class ContainerLayer:
         mounts.show(Path(sandbox.__file__).resolve().parent, "sandbox")
 
     async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> ContainerBox:
-        if spec.image is None:
-            raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
-        if spec.stateless:
-            raise UnsupportedError("stateless: a box of the container layer keeps its files; use the function layer")
-        digests = self._images.get(spec.image).layers
+        digests = self._images.get(image_of(spec)).layers
         lower = [self._points, *(self._layer(digest) for digest in digests)]
         self._users.update(below)
         box = ContainerBox(self, spec, place, lower, below, digests, Cgroup(place.box_id), shares_fate=self.shares_fate)
@@ -95,14 +89,15 @@ class ContainerLayer:
                 "--root", str(self.state), "--cgroup-manager=disabled", "run", f"--preserve-fds={max(given) - 2}",
                 "--bundle", self.bundle(self.config(spec, place, agent), place), place.box_id,
             ]  # fmt: skip
-            return await asyncio.create_subprocess_exec(
-                self.program, *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=(place.folder / "stderr").open("wb"),
-                pass_fds=given,
-                preexec_fn=enter(group),
-            ), None  # fmt: skip
+            with place.said.open("wb") as said:
+                return await asyncio.create_subprocess_exec(
+                    self.program, *words,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=given,
+                    preexec_fn=enter(group),
+                ), None  # fmt: skip
         finally:
             listener.close()
 
@@ -166,6 +161,19 @@ class ContainerLayer:
                 "seccomp": seccomp.oci(),
             },
         }
+
+
+def image_of(spec: BoxSpec) -> str:
+    """The name of a container's image.
+
+    Raises:
+        UnsupportedError: it has none, or is to be what no container is.
+    """
+    if spec.image is None:
+        raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
+    if spec.stateless:
+        raise UnsupportedError("stateless: a box of the container layer keeps its files; use the function layer")
+    return spec.image
 
 
 def make_points() -> Path:
@@ -273,9 +281,9 @@ class ContainerBox:
             self.paused = op == "pause"
             await asyncio.to_thread(self.cgroup.freeze, self.paused)
         elif op == "snapshot":
-            await self._frozen(lambda: trees.copy(self.upper, self.snapshot(words["snapshot"])))
+            await self._frozen(lambda: trees.copy(self.upper, self.place.snapshot(words["snapshot"])))
         elif op == "rollback":
-            await self._roll_back(self.snapshot(words["snapshot"]))
+            await self._roll_back(self.place.taken(words["snapshot"]))
         elif op == "reset":
             await self._reset()
         elif op == "diff":
@@ -289,16 +297,6 @@ class ContainerBox:
             return {"below": [*self.below, copy]}
         return {}
 
-    def snapshot(self, name: str) -> Path:
-        """Its folder.
-
-        Raises:
-            ValueError: the name is none that this layer has given.
-        """
-        if not SNAPSHOT.fullmatch(name):
-            raise ValueError(f"snapshot: got {name!r}; write a name that `snapshot` of this box has given")
-        return self.place.folder / "snapshots" / name
-
     async def _frozen(self, read: Callable[[], T]) -> T:
         """What `read` makes of the files while nothing in the box changes them."""
         await asyncio.to_thread(self.cgroup.freeze, True)
@@ -309,8 +307,6 @@ class ContainerBox:
                 self.cgroup.freeze(False)
 
     async def _roll_back(self, snapshot: Path) -> None:
-        if not snapshot.is_dir():
-            raise ValueError(f"snapshot: got {snapshot.name!r}, which this box has not taken")
         async with self.restarting:
             await self.halt()
             await asyncio.to_thread(trees.remove, self.upper)

@@ -30,7 +30,7 @@ from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.guest.frames import FrameError
 from sandbox.images import Images
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place
-from sandbox.layers.container import CAPABILITIES, USER, make_points, room
+from sandbox.layers.container import CAPABILITIES, USER, image_of, make_points, room
 from sandbox.relay import Relay
 from sandbox.spec import BoxSpec
 
@@ -81,12 +81,9 @@ class DockerLayer:
 
     async def start(self, spec: BoxSpec, place: Place, below: Sequence[Path] = ()) -> DockerBox:
         assert not below, "it takes no snapshots"
-        if spec.image is None:
-            raise UnsupportedError("image: got None; the container layer needs one: `polymath sandbox image list`")
-        if spec.stateless:
-            raise UnsupportedError("stateless: a box of the container layer keeps its files; use the function layer")
-        (place.folder / "stderr").touch()
-        image = await asyncio.to_thread(self._image, spec.image)
+        name = image_of(spec)
+        place.said.touch()
+        image = await asyncio.to_thread(self._image, name)
         container = await asyncio.to_thread(self._create, spec, place, image)
         box = DockerBox(container, place)
         try:
@@ -182,7 +179,7 @@ class DockerBox:
 
     async def launch(self) -> None:
         stream = await asyncio.to_thread(self._attach)
-        chunks = Chunks(self.place.folder / "stderr")
+        chunks = Chunks(self.place.said)
         self.relay = await Relay.over_socket(self.place.socket, stream, chunks.unwrap)
         self.relay.ended.add_done_callback(self._end)
         await asyncio.to_thread(self.container.start)

@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import sandbox
-from sandbox import cgroups, mounts, seccomp
+from sandbox import bwrap, cgroups, mounts, seccomp
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place, listen
 from sandbox.spec import BoxSpec
 
-FIRST_UID = 200_000  # of boxes that root starts: one user each, which owns nothing on the host
 GUEST_UID = 65534
-FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links on most systems
 FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/ssl/certs")
 TEXTS = {  # what programs look up their user and their own host in
     "/etc/passwd": "nobody:x:65534:65534:nobody:/tmp:/bin/sh\n",
@@ -40,10 +38,10 @@ class FunctionLayer:
     """Starts boxes in bubblewrap. As root it shows them the interpreter at a place of its own, since its home may be hidden."""
 
     def __init__(self) -> None:
-        bwrap = shutil.which("bwrap")
-        if bwrap is None:
+        program = shutil.which("bwrap")
+        if program is None:
             raise UnsupportedError("the function layer needs bubblewrap: apt-get install bubblewrap")
-        self._bwrap, self._is_root = bwrap, os.geteuid() == 0
+        self._program, self._is_root = program, os.geteuid() == 0
         self._python = Path(sys.base_prefix), Path(os.path.realpath(sys.executable))
         self._package = Path(sandbox.__file__).resolve().parent
         if self._is_root:
@@ -58,18 +56,19 @@ class FunctionLayer:
         if group is not None:
             group.create(spec.limits)
         listener = listen(place.socket)
-        rules = _in_memory(seccomp.program())
-        texts = {path: _in_memory(text.encode()) for path, text in TEXTS.items()}
+        rules = bwrap.in_memory(seccomp.program())
+        texts = {path: bwrap.in_memory(text.encode()) for path, text in TEXTS.items()}
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command(spec, place, listener.fileno(), rules, texts),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=(place.folder / "stderr").open("wb"),
-                pass_fds=(listener.fileno(), rules, *texts.values()),
-                env={},
-                preexec_fn=_before(spec, group, unprivileged=not self._is_root),
-            )
+            with place.said.open("wb") as said:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command(spec, place, listener.fileno(), rules, texts),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=(listener.fileno(), rules, *texts.values()),
+                    env={},
+                    preexec_fn=_before(spec, group, unprivileged=not self._is_root),
+                )
         finally:
             listener.close()
             for fd in (rules, *texts.values()):
@@ -81,12 +80,7 @@ class FunctionLayer:
         prefix, executable = self._python
         python, package = (mounts.STAGE / "python", mounts.STAGE / "sandbox") if self._is_root else (prefix, self._package)
         inside = executable if executable.is_relative_to("/usr") else Path(INSIDE, "python", executable.relative_to(prefix))
-        words = [self._bwrap, "--unshare-user", "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session"]
-        for path in (*FOLDERS, *FILES):
-            if os.path.islink(path):
-                words += ["--symlink", os.readlink(path), path]
-            elif os.path.exists(path):
-                words += ["--ro-bind", path, path]
+        words = [self._program, *bwrap.ALONE, *bwrap.shown((*bwrap.FOLDERS, *FILES))]
         for path, fd in texts.items():
             words += ["--perms", "0644", "--ro-bind-data", str(fd), path]
         if not executable.is_relative_to("/usr"):
@@ -102,29 +96,7 @@ class FunctionLayer:
         words += [str(inside), "-S", "-E", "-B", "-c", AGENT_MAIN.format(path=INSIDE), "--listen", str(listener)]
         if spec.stateless:
             words += ["--stateless", "--scratch", "/tmp", "--scratch", "/dev/shm"]
-        if self._is_root:
-            user = str(FIRST_UID + place.number)
-            drop = [
-                "setpriv",
-                "--reuid",
-                user,
-                "--regid",
-                user,
-                "--clear-groups",
-                "--no-new-privs",
-                "--bounding-set=-all",
-                "--",
-            ]
-            words = [*drop, *words]
-        return words
-
-
-def _in_memory(data: bytes) -> int:
-    """A descriptor to read it from."""
-    fd = os.memfd_create("box")
-    os.write(fd, data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
+        return [*bwrap.as_user_of(place.number), *words] if self._is_root else words
 
 
 def _before(spec: BoxSpec, group: Cgroup | None, *, unprivileged: bool) -> Callable[[], None]:

@@ -50,13 +50,10 @@ class GVisorLayer(ContainerLayer):
         theirs, writes = os.pipe()
         reads, ours = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                self.program, *words,
-                stdin=theirs,
-                stdout=ours,
-                stderr=(place.folder / "stderr").open("wb"),
-                preexec_fn=enter(group),
-            )  # fmt: skip
+            with place.said.open("wb") as said:
+                process = await asyncio.create_subprocess_exec(
+                    self.program, *words, stdin=theirs, stdout=ours, stderr=said, preexec_fn=enter(group)
+                )
         except BaseException:
             for fd in (reads, writes):
                 os.close(fd)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -46,7 +45,6 @@ MAX_LAYERS = 20  # one virtual disk each, and a bus has 32 places
 GUEST_BYTES = 80 << 20  # of the machine's memory that its kernel, the agent and the image's first pages take
 BOOT_LIMIT_S = 90.0
 CAN = frozenset({"pause", "resume", "snapshot", "rollback", "fork"})
-SNAPSHOT = re.compile(r"s[0-9]{1,9}")
 MAX_STALE_BYTES = 64 << 20  # that a clone may have on its way from before
 
 
@@ -119,7 +117,7 @@ class MicrovmLayer:
                 await booted.emulator.save(folder / STATE, without_memory=True)
             finally:
                 await booted.destroy()
-            for path in (folder / "stderr", place.socket):
+            for path in (place.said, place.socket):
                 path.unlink(missing_ok=True)
 
         num_bytes = self.ram_bytes(box.spec.limits)
@@ -176,7 +174,7 @@ class MicrovmLayer:
         try:
             emulator = await qemu.start(
                 words, [*given.all, *ends.its], number=box.place.number, cgroup=box.cgroup,
-                limits=replace(limits, memory_bytes=self.ram_bytes(limits)), said=box.place.folder / "stderr",
+                limits=replace(limits, memory_bytes=self.ram_bytes(limits)), said=box.place.said,
                 file_bytes=self.ram_bytes(limits) + limits.disk_bytes + (64 << 20),
             )  # fmt: skip
         except BaseException:
@@ -310,11 +308,9 @@ class MicrovmBox:
             assert self.port is not None
             await self.port.ask({"op": "wake", "time": time.time(), "name": ""})  # its clock stood still
         elif op == "snapshot":
-            await self._save(self.snapshot(words["snapshot"]))
+            await self._save(self.place.snapshot(words["snapshot"]))
         elif op == "rollback":
-            snapshot = self.snapshot(words["snapshot"])
-            if not snapshot.is_dir():
-                raise ValueError(f"snapshot: got {snapshot.name!r}, which this box has not taken")
+            snapshot = self.place.taken(words["snapshot"])
             await self.halt()
             await self.launch(snapshot)
         elif op == "fork":
@@ -322,16 +318,6 @@ class MicrovmBox:
             await self._save(folder)
             return {"below": [folder]}
         return {}
-
-    def snapshot(self, name: str) -> Path:
-        """Its folder.
-
-        Raises:
-            ValueError: the name is none that this layer has given.
-        """
-        if not SNAPSHOT.fullmatch(name):
-            raise ValueError(f"snapshot: got {name!r}; write a name that `snapshot` of this box has given")
-        return self.place.folder / "snapshots" / name
 
     async def _save(self, folder: Path) -> None:
         assert self.emulator is not None

@@ -124,11 +124,13 @@ def kill_round(home: Path, layer: str, number: int) -> dict[str, Any]:
 
 
 def keepers_of(name: str) -> list[int]:
-    return [
-        process.pid
-        for process in psutil.process_iter()
-        if "sandbox.keeper" in (line := command_line(process)) and f"/pools/{name} " in f"{line} "
-    ]
+    return [process.pid for process in psutil.process_iter() if keeps(process, name)]
+
+
+def keeps(process: psutil.Process, name: str) -> bool:
+    """Whether it is the keeper of the pool of this name."""
+    line = command_line(process)
+    return "sandbox.keeper" in line and f"/pools/{name} " in f"{line} "
 
 
 def command_line(process: psutil.Process) -> str:
@@ -144,17 +146,13 @@ def left_of(home: Path, name: str) -> list[str]:
     for process in psutil.process_iter():
         try:
             group = Path(f"/proc/{process.pid}/cgroup").read_text()
-            if process.status() != psutil.STATUS_ZOMBIE and (f"polymath/{name}-" in group or keepers_named(process, name)):
+            if process.status() != psutil.STATUS_ZOMBIE and (f"polymath/{name}-" in group or keeps(process, name)):
                 found.append(f"process {process.pid}: {command_line(process)[:100]}")
         except (psutil.Error, OSError):
             continue
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
     found += [str(path) for path in Path("/run/netns").glob(f"*{name}*")]
     return found + [str(path) for path in (home / "pools").glob(name)]
-
-
-def keepers_named(process: psutil.Process, name: str) -> bool:
-    return "sandbox.keeper" in (line := command_line(process)) and f"/pools/{name} " in f"{line} "
 
 
 # kills around commands
