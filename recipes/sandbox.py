@@ -256,6 +256,7 @@ def _image(arguments: argparse.Namespace) -> int:
     if arguments.verb == "build":
         if arguments.name is None or arguments.source is None:
             raise UserError("sandbox image build: give a name and a source, as in `polymath sandbox image build py debian`")
+        images.check_name(arguments.name)
         start = time.monotonic()
         print(f"builds {arguments.name} from {arguments.source}", file=sys.stderr)
         image = images.build(arguments.name, arguments.source, arguments.on)

@@ -79,7 +79,7 @@ class Images:
 
     def add(self, name: str, roots: Sequence[Path], source: str, below: Sequence[str] = ()) -> Image:
         """An image whose top layers are these folders' contents, on the layers of another one."""
-        self._check_name(name)
+        self.check_name(name)
         image = Image(name, (*below, *(self._add_layer(root) for root in roots)), source, time.time())
         self._save(image)
         return image
@@ -104,7 +104,7 @@ class Images:
         Raises:
             ValueError: the archive or the name is refused. UnsupportedError: a tool is missing, with the command that adds it.
         """
-        self._check_name(name)
+        self.check_name(name)
         lower = self.get(below).layers if below is not None else ()
         with tempfile.TemporaryDirectory(dir=_made(self.folder)) as temporary:
             root = Path(temporary, "root")
@@ -140,10 +140,11 @@ class Images:
         return freed
 
     def _path(self, name: str) -> Path:
-        self._check_name(name)
+        self.check_name(name)
         return self.folder / "names" / f"{name.replace('/', '%')}.json"
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        """Raises ValueError where no image can be called so."""
         if not NAME.fullmatch(name):
             raise ValueError(f"image: got {name!r}; a name is like `debian`, `team/repo` or `tools:2`")
 

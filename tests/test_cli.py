@@ -82,10 +82,10 @@ WRONG = {
     "sandbox": "error: the following arguments are required: ACTION",
     "sandbox run": "error: sandbox run: no command; write it after `--`",
     "sandbox run --layer jail -- true": "error: argument --layer: invalid choice: 'jail'",
-    "sandbox run --memory-mib 1 -- true": "error: memory_bytes: got 1048576; at least",
+    "sandbox run --memory-mib 1 -- true": "error: --memory-mib: got 1; at least",
     "sandbox image build x": "error: sandbox image build: give a name and a source",
     "sandbox image build X debian": "error: image: got 'X'; a name is like",
-    "sandbox --home /none log b": "error: sandbox log: got b, which has no log below /none/logs; there are: none",
+    "sandbox --home /none log b": "error: sandbox log: got 'b', which has no log below /none/logs; the latest pools: none",
     "recipes check math seed=x": "error: override 'seed=x': seed: got",
 }
 

@@ -458,7 +458,7 @@ def test_what_the_function_layer_lacks_is_said_before_anything_runs(pool: Blocki
         pool.create("function", network=("example.org",))
     with pytest.raises(ValueError, match="num_pids: got 1; at least 4"):
         Limits(num_pids=1)
-    with pytest.raises(ValueError, match="not a valid LayerName"):
+    with pytest.raises(ValueError, match="layer: got 'jail'; allowed: function"):
         pool.create("jail")
 
 

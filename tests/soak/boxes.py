@@ -210,8 +210,9 @@ def client(home: Path, name: str, killer: _Killer, told: int) -> None:
             killer.passing("acknowledged")
             os.write(told, f"{i} {result.exit_code} {result.stdout.text.strip()}\n".encode())
         if killer.point == "none":
-            [pid, *_] = Cgroup(box.box_id).processes()
-            ran = Path(f"/proc/{pid}/root/tmp/ran").read_text().split()  # from outside: not by way of the box's agent
+            roots = [Path(f"/proc/{pid}/root") for pid in Cgroup(box.box_id).processes()]
+            root = next(root for root in roots if (root / ".polymath").exists())
+            ran = (root / "tmp/ran").read_text().split()  # from outside: not by way of the box's agent
             os.write(told, f"ran {' '.join(ran)}\n".encode())
             await pool.close()
 
