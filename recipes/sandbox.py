@@ -26,7 +26,7 @@ from sandbox.result import Verdict
 from sandbox.spec import MIN_MEMORY_BYTES, LayerName, Limits, Runtime
 
 OF_VERDICTS = {Verdict.WALL_TIMEOUT: 124, Verdict.CPU_TIMEOUT: 124}  # as `timeout` has it
-KILLED, FAILED = 137, 1
+KILLED, TERMINATED, FAILED = 137, 143, 1
 DAY_S = 86400.0
 NOTICE_S = 3.0  # of silence
 NUM_NAMES = 10  # of logs that an error names
@@ -110,17 +110,23 @@ def _run(arguments: argparse.Namespace) -> int:
         target.flush()
 
     async def run() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # so that the box ends with it
         async with Pool(folder=arguments.home) as pool:
             with _notice(layer):
                 box = await pool.create(layer, image=arguments.image, runtime=arguments.runtime or Runtime.CRUN, limits=limits)
             stdin = b"" if sys.stdin is None or sys.stdin.isatty() else await _piped()
             result = await box.exec(words, stdin=stdin, on_output=show)
         if result.verdict not in (Verdict.OK, Verdict.NONZERO):
-            signal = "" if result.signal is None else f", signal {result.signal}"
-            print(f"{result.verdict}{signal} after {result.wall_s:.2f} s", file=sys.stderr)
+            by = "" if result.signal is None else f", signal {result.signal}"
+            print(f"{result.verdict}{by} after {result.wall_s:.2f} s", file=sys.stderr)
         return OF_VERDICTS.get(result.verdict, KILLED if result.exit_code is None else result.exit_code)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        return TERMINATED
 
 
 @contextlib.contextmanager

@@ -125,16 +125,19 @@ def test_bench_prints_a_table_and_says_what_it_left_out(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("bench-*"))
 
 
-def test_an_interrupt_does_not_wait_for_input_that_never_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, b"interrupted\n"), (signal.SIGTERM, 143, b"")], ids=["ctrl-c", "term"]
+)
+def test_an_interrupt_does_not_wait_for_input_that_never_ends(tmp_path: Path, number: int, code: int, said: bytes) -> None:
     command = [sys.executable, "-m", "recipes", "sandbox", "--home", str(tmp_path), "run", "--", "true"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not asyncio.run(boxes_below(tmp_path)):
             assert process.poll() is None
         time.sleep(0.5)  # it reads its input by now
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.send_signal(number)
+        assert process.wait(20) == code
         assert process.stderr is not None
-        assert process.stderr.read() == b"interrupted\n"
+        assert process.stderr.read() == said
     assert asyncio.run(boxes_below(tmp_path)) == []
 
 
