@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -211,8 +212,8 @@ def client(home: Path, name: str, killer: _Killer, told: int) -> None:
             os.write(told, f"{i} {result.exit_code} {result.stdout.text.strip()}\n".encode())
         if killer.point == "none":
             roots = [Path(f"/proc/{pid}/root") for pid in Cgroup(box.box_id).processes()]
-            root = next(root for root in roots if (root / ".polymath").exists())
-            ran = (root / "tmp/ran").read_text().split()  # from outside: not by way of the box's agent
+            files = [root / "tmp/ran" for root in roots if (root / ".polymath").exists()]
+            ran = next(file for file in files if file.exists()).read_text().split()  # from outside: not by way of the agent
             os.write(told, f"ran {' '.join(ran)}\n".encode())
             await pool.close()
 
@@ -240,6 +241,8 @@ def life(home: Path, name: str, point: str, passings: int, after_s: float) -> tu
         try:
             client(home, name, _Killer(point, passings), writes)
             status = 0
+        except BaseException:  # noqa: BLE001 - it is shown, and the round fails
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writes)
