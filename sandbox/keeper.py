@@ -63,6 +63,7 @@ class Keeper:
     def __init__(self, folder: Path, lease_s: float, num_starting: int) -> None:
         self.folder, self.lease_s = folder, lease_s
         self.boxes: dict[str, Kept] = {}
+        self._making: dict[str, asyncio.Event] = {}  # boxes that are on their way
         self.layers: dict[tuple[LayerName, Runtime], Layer] = {}
         self.owners: set[asyncio.StreamWriter] = set()
         self.alone_since = time.monotonic()
@@ -107,14 +108,25 @@ class Keeper:
 
     async def create(self, box_id: str, spec: BoxSpec, labels: Mapping[str, str], below: Sequence[Path] = ()) -> Kept:
         """A box: one that is ready, or a new one. `below`: what it begins with where it is a fork."""
+        await self._no_longer_made(box_id)
         if box_id in self.boxes:
             raise ValueError(f"box {box_id} is there already")
-        kept = None if below else self.shelf.take(spec)
-        if kept is None:
-            kept = await self._start(box_id, next(self._numbers), spec, labels, below)
-        kept.box_id, kept.spec, kept.labels, kept.until = box_id, spec, labels, time.monotonic() + spec.ttl_s
-        self.boxes[box_id] = kept
+        made = self._making[box_id] = asyncio.Event()
+        try:
+            kept = None if below else self.shelf.take(spec)
+            if kept is None:
+                kept = await self._start(box_id, next(self._numbers), spec, labels, below)
+            kept.box_id, kept.spec, kept.labels, kept.until = box_id, spec, labels, time.monotonic() + spec.ttl_s
+            self.boxes[box_id] = kept
+        finally:
+            del self._making[box_id]
+            made.set()
         return kept
+
+    async def _no_longer_made(self, box_id: str) -> None:
+        """Waits for a box that somebody has asked for and who may be dead by now: who comes back is to have that one."""
+        while box_id in self._making:
+            await self._making[box_id].wait()
 
     async def _start_ahead(self, spec: BoxSpec) -> Kept:
         number = next(self._numbers)
@@ -213,6 +225,7 @@ class Keeper:
         if op == "own":
             return {}
         if op == "facts":
+            await self._no_longer_made(order["box"])
             found = self.boxes.get(order["box"])
             return {"box": None if found is None else self._facts(found)}
         if op == "names":

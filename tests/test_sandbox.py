@@ -462,6 +462,24 @@ def test_what_the_function_layer_lacks_is_said_before_anything_runs(pool: Blocki
         pool.create("jail")
 
 
+def test_who_comes_back_while_a_box_is_made_gets_that_one(home: Path) -> None:
+    """As a client that was killed right after it had asked: a second box of the same name would run its commands again."""
+
+    async def come_back() -> list[int]:
+        async with Pool(folder=home) as pool:
+            first = asyncio.create_task(pool.create("function", name="one"))
+            await asyncio.sleep(0.02)
+            second = await pool.create("function", name="one")
+            assert (await first).box_id == second.box_id
+            assert (await second.exec("echo fine")).stdout.text == "fine\n"
+            pids = set(Cgroup(second.box_id).processes())
+            return [os.stat(f"/proc/{p}/root").st_dev for p in pids if Path(f"/proc/{p}/root/.polymath").exists()]
+
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for control groups")
+    assert len(set(asyncio.run(come_back()))) == 1
+
+
 def test_a_box_ends_when_its_lifetime_does(pool: BlockingPool, layer: dict[str, Any]) -> None:
     box = pool.create(**layer, limits=SMALL, ttl_s=0.5)
     with pytest.raises(BoxLostError):

@@ -212,8 +212,9 @@ def client(home: Path, name: str, killer: _Killer, told: int) -> None:
             os.write(told, f"{i} {result.exit_code} {result.stdout.text.strip()}\n".encode())
         if killer.point == "none":
             roots = [Path(f"/proc/{pid}/root") for pid in Cgroup(box.box_id).processes()]
-            files = [root / "tmp/ran" for root in roots if (root / ".polymath").exists()]
-            ran = next(file for file in files if file.exists()).read_text().split()  # from outside: not by way of the agent
+            files = [root / "tmp/ran" for root in roots if (root / ".polymath").exists() and (root / "tmp/ran").exists()]
+            each = {file.stat().st_dev: file for file in files}  # one a box: should there be two of this name, both count
+            ran = [line for file in each.values() for line in file.read_text().split()]  # not by way of the agent
             os.write(told, f"ran {' '.join(ran)}\n".encode())
             await pool.close()
 
