@@ -156,7 +156,7 @@ async def _fork(pool: Pool, box: Box) -> float:
 
 
 async def _when_ready(pool: Pool, spec: BoxSpec, create: Callable[[], Awaitable[Box]], repeats: int) -> float:
-    """Create and first command, where a box is ready: whatever is started in its place is up before the next."""
+    """Create, where a box is ready: whatever is started in its place is up before the next."""
     times = []
     for _ in range(repeats):
         await pool.warm(1, spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits)

@@ -12,7 +12,7 @@ from sandbox.pool import Pool
 from tests import boxes
 from tests.containment.probe import Probe
 from tests.containment.scene import Scene, controls
-from tests.containment.table import LAYERS, OPEN, PROBES
+from tests.containment.table import BY_CHANCE, LAYERS, OPEN, PROBES
 
 QUICK = ("function", "crun")  # whose commands take milliseconds
 
@@ -29,9 +29,10 @@ def test_nothing_gets_out_but_what_is_declared(pool: BlockingPool, layer: str) -
         pytest.skip(reason)
     found = Scene(pool, boxes.words(layer, pool.pool.folder.parents[1])).run(PROBES)
     said = {name: f"{outcome.kind}: {outcome.said}" for name, outcome in found.items() if outcome.kind != "contained"}
-    assert {name for name, outcome in found.items() if outcome.kind == "escaped"} <= {n for (on, n) in OPEN if on == layer}, (
-        said
-    )
+    escaped = {name for name, outcome in found.items() if outcome.kind == "escaped"}
+    declared = {name for on, name in OPEN if on == layer}
+    assert escaped <= declared, said
+    assert declared - escaped <= {name for on, name in BY_CHANCE if on == layer}, said
     assert not [name for name, outcome in found.items() if outcome.kind == "broken"], said
 
 
