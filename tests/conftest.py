@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 starves its workers beside tests that are not Ray's
     config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be there")
 
 
