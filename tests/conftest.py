@@ -36,7 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 starves its workers beside tests that are not Ray's
+    # Ray's own 15 starves its workers beside tests that are not Ray's.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name
     config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be there")
 
 
