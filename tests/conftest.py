@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 from rl.checkpoint import write_json
 from rl.config import InitConfig, ModelConfig
@@ -38,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Ray's own 15 starves its workers beside tests that are not Ray's.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name
+    settings.register_profile("polymath", deadline=None)  # no test judges by the clock of a busy machine
+    settings.load_profile("polymath")
     config.addinivalue_line("markers", "xdist_group(name): pytest-xdist's, which need not be there")
 
 
