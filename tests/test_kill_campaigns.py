@@ -26,12 +26,17 @@ def test_frames_that_are_none_break_nothing(home: Path, kind: str, count: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["function", "crun"])
-def test_nothing_is_left_of_boxes_whose_owner_or_keeper_was_killed(home: Path, layer: str) -> None:
+@pytest.mark.parametrize(
+    ("layer", "number", "victim"),
+    [("function", 0, "keeper"), ("function", 1, "owner"), ("crun", 13, "keeper"), ("crun", 1, "owner")],
+)
+def test_nothing_is_left_of_boxes_whose_owner_or_keeper_was_killed(home: Path, layer: str, number: int, victim: str) -> None:
+    """Rounds of the campaign by their numbers, which say who is killed and when."""
     if reason := boxes.lacking(layer):
         pytest.skip(reason)
-    made = campaign.kill_round(home, layer, 1)
+    made = campaign.kill_round(home, layer, number)
     assert made["left"] == [], made
+    assert made["victim"] == victim
 
 
 @pytest.mark.slow

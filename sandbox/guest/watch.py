@@ -83,9 +83,7 @@ def acting_as(user: list[int] | None) -> Iterator[None]:
         return
     uid, gid = os.geteuid(), os.getegid()
     os.setegid(user[1])
-    os.seteuid(
-        user[0]
-    )  # takes the rights over all files away as well, which those of the file system alone would not for /proc
+    os.seteuid(user[0])  # takes the rights over all files away too, those in /proc as well, which `setfsuid` does not
     try:
         yield
     finally:

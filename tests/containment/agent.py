@@ -173,9 +173,8 @@ def agents_descriptors(scene: Scene) -> Outcome:
 def pipes_kept_full(scene: Scene) -> Outcome:
     result = scene.box.exec("(setsid yes > /dev/null 2>&1 &) ; setsid yes & sleep 0.2; exit 3", wall_s=10)
     scene.box.exec("pkill yes")
-    good = (result.exit_code == 3 or result.verdict is Verdict.OUTPUT_LIMIT) and scene.box.exec(
-        "echo fine"
-    ).stdout.text == "fine\n"
+    ended = result.exit_code == 3 or result.verdict is Verdict.OUTPUT_LIMIT
+    good = ended and scene.box.exec("echo fine").stdout.text == "fine\n"
     return Outcome("contained" if good else "escaped", str(result.verdict))
 
 
