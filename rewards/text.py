@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 _UNSPACED = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han
-_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e\u200c\u200d"  # what joins the letters of a word
+# What joins the letters of a word: combining marks, vowel signs, joiners.
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e\u200c\u200d"
 _LETTERS = rf"[^\W_{_UNSPACED}][{_MARKS}]*"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:{_LETTERS})+(?:['’](?:{_LETTERS})+)*")
 _BREAK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*+•][ \t]|\d+[.)][ \t]|#{1,6}[ \t]))")
