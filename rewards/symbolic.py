@@ -1,8 +1,8 @@
-"""Whether two mathematical expressions are equal, by math-verify in a child process of this one.
+"""Whether two mathematical expressions are equal, by math-verify in child processes of this one.
 
-sympy cannot be interrupted from a thread and has inputs on which it never ends or eats all memory, so the child has a
-limit on CPU time and on memory that the kernel enforces; it is started on first use, again after it died, and ends
-with its parent. This bounds accidents and cheap tricks, it is no sandbox. Called by `rewards.math`.
+sympy cannot be interrupted from a thread and has inputs on which it never ends or eats all memory, so a child has a
+limit on CPU time and on memory that the kernel enforces; children are started on demand, again after they died, and end
+with their parent. This bounds accidents and cheap tricks, it is no sandbox. Called by `rewards.math_answer`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ import os
 import re
 import resource
 import signal
+import sys
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
 
 from rewards import child
 from rewards.child import Child, ChildDiedError, how_it_ended
 
 MAX_CHARS = 1_000  # longer expressions are unequal to everything; the longest gold answers of MATH have about 200
+MAX_PROCESSES = 2  # at a time; a further question waits
+MAX_VERDICTS = 20_000  # remembered, of both kinds
 CPU_LIMIT_S = 2.0  # for one comparison; usual ones take 2 to 50 ms
 WALL_LIMIT_S = 60.0  # reached only where the machine is starved: an error, not a verdict
-START_LIMIT_S = 60.0  # for the child to start and import sympy, which takes a second
+START_LIMIT_S = 60.0  # for a child to start and import sympy, which takes a second
 MEMORY_LIMIT_BYTES = 2 << 30
+WORN_BYTES = 600 << 20  # a child that holds more ends after its answer, so that no later expression pays for earlier ones
 _DEATHS_BY_INPUT = (-signal.SIGPROF, -signal.SIGABRT, -signal.SIGSEGV)  # over the limit, out of memory, too deep
 
 # Towers of numbers, exponents of five digits and large factorials are refused unseen: each would cost the whole limit.
@@ -33,67 +42,131 @@ _BOMB = re.compile(r"(?:\^|\*\*)[\s{(]*[-.0-9]+[\s})]*(?:\^|\*\*)|(?:\^|\*\*)[\s
 def equal(gold: str, candidate: str) -> bool:
     """Whether two LaTeX expressions (without delimiters) are equal in math-verify's sense, decimals to 6 places.
 
-    An expression that is too long, too costly or not understood equals nothing. Safe in threads and after a fork.
+    An expression that is too long, too costly or not understood equals nothing. Safe in threads and after a fork; pairs
+    are remembered, and a pair that several threads ask for at once is compared once.
 
     Raises:
-        ChildProcessError: the child could not work for a reason that does not lie in the expressions.
+        ChildProcessError: a child could not work for a reason that does not lie in the expressions.
 
     >>> equal("2^{10}", "1024"), equal("2^{10}", "9^{9^{9^9}}")
     (True, False)
     """
     if any(len(text) > MAX_CHARS or _BOMB.search(text) for text in (gold, candidate)):
         return False
-    return _checker.ask(gold, candidate)
+    return _verdicts.of(gold, candidate)
 
 
-class _Checker:
-    """The child process, held from its first question on; one question at a time."""
+def children() -> list[int]:
+    """The process ids of the children that run now."""
+    return _verdicts.pool.pids()
+
+
+class _Verdicts:
+    """What was found out about pairs, the most recently used of them; a pair on its way is waited for."""
 
     def __init__(self) -> None:
+        self.pool = _Pool()
         self._lock = threading.Lock()
-        self._child: Child | None = None
+        self._known: OrderedDict[tuple[str, str], Future[bool]] = OrderedDict()
+
+    def of(self, gold: str, candidate: str) -> bool:
+        pair = (gold, candidate)
+        with self._lock:
+            found = self._known.get(pair)
+            if found is None:
+                mine = self._known[pair] = Future()
+            else:
+                self._known.move_to_end(pair)
+        if found is not None:
+            return found.result()
+        try:
+            verdict = self.pool.ask(gold, candidate)
+        except BaseException as error:  # an interrupt too: whoever waits for this pair must not wait for ever
+            with self._lock:
+                del self._known[pair]
+            reason = error if isinstance(error, ChildProcessError) else ChildProcessError("the comparison was interrupted")
+            mine.set_exception(reason)
+            raise
+        mine.set_result(verdict)
+        with self._lock:
+            while len(self._known) > MAX_VERDICTS and next(iter(self._known.values())).done():
+                self._known.popitem(last=False)
+        return verdict
+
+
+class _Pool:
+    """Up to `MAX_PROCESSES` children, each started by a question that finds none free; one question at a time each."""
+
+    def __init__(self) -> None:
+        self._free: list[Child] = []  # the last one was used last, so that few questions need few children
+        self._busy: set[Child] = set()
+        self._places = threading.Semaphore(MAX_PROCESSES)
 
     def ask(self, gold: str, candidate: str) -> bool:
-        with self._lock:
-            if self._child is not None and self._child.ended:
-                self._end()
-            if self._child is None:
-                self._child = Child("rewards.symbolic")
-            deadline = time.monotonic() + START_LIMIT_S + WALL_LIMIT_S
+        deadline = time.monotonic() + START_LIMIT_S + WALL_LIMIT_S
+        if not self._places.acquire(timeout=START_LIMIT_S + WALL_LIMIT_S):
+            raise ChildProcessError("the processes that compare expressions were busy for too long")
+        try:
+            return self._ask(json.dumps([gold, candidate, CPU_LIMIT_S, WORN_BYTES]).encode(), deadline)
+        finally:
+            self._places.release()
+
+    def pids(self) -> list[int]:
+        return [running.pid for running in [*self._free, *self._busy]]
+
+    def _ask(self, question: bytes, deadline: float) -> bool:
+        status: int | None = 0
+        while status == 0:  # worn: it ended by itself before it saw the question
+            running = self._take()
             try:
-                self._child.send(json.dumps([gold, candidate]).encode(), deadline)
-                return self._child.receive(deadline) == b"equal"
+                running.send(question, deadline)
+                verdict = running.receive(deadline) == b"equal"
             except ChildDiedError:
-                status = self._end(grace_s=WALL_LIMIT_S)
+                status = self._end(running, grace_s=WALL_LIMIT_S)
             except TimeoutError:
-                self._end()
+                self._end(running)
                 raise ChildProcessError("the process that compares expressions did not answer") from None
             except BaseException:  # an interrupt between question and reply would shift every later reply
-                self._end()
+                self._end(running)
                 raise
+            else:
+                self._busy.discard(running)
+                self._free.append(running)
+                return verdict
         if status in _DEATHS_BY_INPUT:
             return False
         raise ChildProcessError(f"the process that compares expressions {how_it_ended(status)}")
 
-    def _end(self, *, grace_s: float = 0.0) -> int | None:
-        ended, self._child = self._child, None
-        return ended.close(grace_s=grace_s) if ended is not None else None
+    def _take(self) -> Child:
+        while self._free:
+            running = self._free.pop()
+            if not running.ended:
+                break
+            running.close()  # worn, or killed from outside while nobody asked
+        else:
+            running = Child("rewards.symbolic")
+        self._busy.add(running)
+        return running
+
+    def _end(self, running: Child, *, grace_s: float = 0.0) -> int | None:
+        self._busy.discard(running)
+        return running.close(grace_s=grace_s)
 
 
-_checker = _Checker()
+_verdicts = _Verdicts()
 
 
 def _after_fork() -> None:
-    """A forked process may have been copied while a thread held the lock; it starts a child of its own."""
-    global _checker  # noqa: PLW0603
-    _checker = _Checker()
+    """A forked process may have been copied while a thread held a lock or a child; it starts children of its own."""
+    global _verdicts  # noqa: PLW0603
+    _verdicts = _Verdicts()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
 def serve(channel: int, life: int) -> None:
-    """The child: one JSON pair a request, "equal" or "unequal" the reply, until its parent closes."""
+    """The child: a request is a pair and its limits as JSON, the reply "equal" or "unequal", until its parent closes."""
     import math_verify  # late, so that only the child pays for sympy
 
     logging.disable(logging.CRITICAL)
@@ -105,14 +178,22 @@ def serve(channel: int, life: int) -> None:
         parsed: list[object] = math_verify.parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
         return parsed
 
-    def answer(request: bytes) -> list[bytes]:
-        gold, candidate = json.loads(request)
+    parse_gold = lru_cache(maxsize=256)(parse)  # a group's answers share their task
+
+    def answer(request: bytes) -> Iterator[bytes]:
+        gold, candidate, cpu_limit_s, worn_bytes = json.loads(request)
         # Both timers end the process where they run out: the default action of their signals, even inside C code.
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
         signal.setitimer(signal.ITIMER_REAL, WALL_LIMIT_S)
-        same = math_verify.verify(parse(gold), parse(candidate), timeout_seconds=None)
+        same = math_verify.verify(parse_gold(gold), parse(candidate), timeout_seconds=None)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        return [b"equal" if same else b"unequal"]
+        yield b"equal" if same else b"unequal"
+        if _resident_bytes() > worn_bytes:
+            sys.exit()
 
     child.serve(answer, channel, life)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
