@@ -37,22 +37,28 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
         if problem := model_problem(recipe.model.path, candidates(recipe.model.path, origin)):
             problems.append(loaded.error(("model", "path"), problem))
     built_in = any(reward.use.startswith("rewards.") for reward in recipe.rewards)  # they compare with the answer
-    styles: set[str] = set()
+    styles, columns = set[str](), set[str]()
+    are_known = True  # whether `columns` is all that there may be
     for i, source in enumerate(recipe.data.sources):
         found: Iterable[tuple[Key, str]] = ()
         if source.dataset is not None:
             node = loaded.tree.nearest(("data", "sources", i, "columns", "answer"))
             answer = built_in or node.value == source.columns.answer
             looked = candidates(source.dataset, loaded.tree.nearest(("data", "sources", i, "dataset")).origin)
-            found = _data_problems(source, source.dataset, looked, answer=answer)
+            found = list(_data_problems(source, source.dataset, looked, answer=answer))
             styles.add(Demonstration.style)
+            named = None if found else _columns_of(looked)
+            columns |= set(named or ())
+            are_known = are_known and named is not None
         elif source.generator is not None and source.generator in GENERATORS:
-            found = _generator_problems(source, GENERATORS[source.generator], styles)
+            found = _generator_problems(source, GENERATORS[source.generator], styles, columns)
+        else:
+            are_known = False
         problems += [loaded.error(("data", "sources", i, *key), problem) for key, problem in found]
     problems += [loaded.error(key, problem) for key, problem in _mixture_problems(recipe, styles)]
     for i, reward in enumerate(recipe.rewards):
         origin = loaded.tree.nearest(("rewards", i, "use")).origin
-        if problem := reward_problem(reward.use, [origin.folder, Path.cwd()]):
+        if problem := reward_problem(reward.use, [origin.folder, Path.cwd()], reward.options, columns if are_known else None):
             problems.append(loaded.error(("rewards", i, "use"), problem))
     if problems:
         raise RecipeError(problems)
@@ -86,8 +92,10 @@ def model_problem(value: str, looked: Sequence[Path]) -> str | None:
     return None
 
 
-def _generator_problems(source: SourceConfig, generate: Callable[..., Example], styles: set[str]) -> Iterator[tuple[Key, str]]:
-    """Draws one task with the source's options, and adds the styles of its demonstrations to `styles`."""
+def _generator_problems(
+    source: SourceConfig, generate: Callable[..., Example], styles: set[str], columns: set[str]
+) -> Iterator[tuple[Key, str]]:
+    """Draws one task with the source's options, and adds the styles of its demonstrations and the columns of its data."""
     parameters = inspect.signature(generate).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for key in source.options:
@@ -95,7 +103,9 @@ def _generator_problems(source: SourceConfig, generate: Callable[..., Example], 
             yield ("options", key), f"unknown key; allowed: {', '.join(known)}{did_you_mean(key, known)}"
     try:
         options = {key: value for key, value in source.options.items() if key in known}
-        styles.update(one.style for one in generate(random.Random(0), **options).demonstrations)
+        drawn = generate(random.Random(0), **options)
+        styles.update(one.style for one in drawn.demonstrations)
+        columns.update(drawn.task.data)
     except (TypeError, ValueError) as err:
         yield ("options",), f"got {show(source.options)}: {err}"
 
@@ -130,6 +140,12 @@ def _data_problems(source: SourceConfig, value: str, looked: Sequence[Path], *, 
         if columns is not None and name not in columns:
             near = did_you_mean(name, columns)
             yield ("columns", key), f"got {show(name)}, which {path.name} lacks; allowed: {', '.join(columns)}{near}"
+
+
+def _columns_of(looked: Sequence[Path]) -> list[str] | None:
+    """The columns of the local file among these paths; None where there is none, or they are not told before it is read."""
+    path = next((path for path in looked if os.path.isfile(path)), None)
+    return None if path is None else _columns(path)
 
 
 def _columns(path: Path) -> list[str] | None:

@@ -9,18 +9,23 @@ import ast
 import importlib.machinery
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from recipes.tree import did_you_mean, show
-from rewards.plugin import PARAMETERS
+from rewards.parameters import KNOWN
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def reward_problem(use: str, folders: Iterable[Path]) -> str | None:
-    """What is wrong with `use`; relative files are looked for in each of `folders`."""
+def reward_problem(
+    use: str, folders: Iterable[Path], options: Collection[str] = (), columns: Collection[str] | None = None
+) -> str | None:
+    """What is wrong with `use`, called with these options; relative files are looked for in each of `folders`.
+
+    `columns`: all that the data may have beside the known names; None where that is not known before it is loaded.
+    """
     place, _, function = use.rpartition(":")
     modules = place.split(".")
     is_file = place.endswith(".py")
@@ -40,26 +45,35 @@ def reward_problem(use: str, folders: Iterable[Path]) -> str | None:
     except (SyntaxError, ValueError) as err:
         return f"got {show(use)}, but {path.name} is not valid Python: {err}"
     if function in names:
-        problem = _signature_problem(names[function])
+        problem = _signature_problem(names[function], options, columns)
         return f"got {show(use)}, but {problem}" if problem else None
     functions = [name for name, node in names.items() if node is not None and not name.startswith("_")]
     near = did_you_mean(function, functions)
     return f"got {show(use)}, but {path.name} defines no {function}; allowed: {', '.join(functions) or 'nothing'}{near}"
 
 
-def _signature_problem(function: Function | None) -> str | None:
+def _signature_problem(function: Function | None, options: Collection[str], columns: Collection[str] | None) -> str | None:
     """Whether a function written with `def` can be called as a reward; a name bound otherwise is not judged."""
-    if function is None:
+    if function is None or function.decorator_list:
         return None
-    if isinstance(function, ast.AsyncFunctionDef):
-        return f"{function.name} is an `async def`; allowed: a plain `def`"
     arguments = function.args
+    if arguments.posonlyargs:
+        return f"{function.name} has the positional-only parameter {arguments.posonlyargs[0].arg}; allowed: without the slash"
+    names = [arg.arg for arg in (*arguments.args, *arguments.kwonlyargs)]
+    if "boxes" in names and isinstance(function, ast.FunctionDef):
+        return f"{function.name} asks for boxes, which are for `async def`; allowed: box in a plain `def`"
+    for option in options:
+        if option not in names or option in KNOWN:
+            free = [name for name in names if name not in KNOWN]
+            near = did_you_mean(option, free)
+            return f"{function.name} takes no option {option}; allowed: {', '.join(free) or 'none'}{near}"
     required = arguments.args[: len(arguments.args) - len(arguments.defaults)]
     required += [arg for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default]
-    for name in [arg.arg for arg in arguments.posonlyargs] + [arg.arg for arg in required]:
-        if name not in PARAMETERS:
-            near = did_you_mean(name, PARAMETERS)
-            return f"{function.name} asks for {name}; allowed: parameters among {', '.join(PARAMETERS)}{near}"
+    for name in [arg.arg for arg in required]:
+        if columns is not None and name not in (*KNOWN, *options, *columns):
+            near = did_you_mean(name, (*KNOWN, *columns))
+            allowed = f"{', '.join(KNOWN)}, options, and columns of the data ({', '.join(sorted(columns)) or 'none'})"
+            return f"{function.name} asks for {name}; allowed: {allowed}{near}"
     return None
 
 

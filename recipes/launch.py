@@ -145,6 +145,7 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         data=recipe.data,
         stages=recipe.stages,
         rewards=rewards,
+        sandbox=recipe.sandbox,
         optimizer=recipe.optimizer,
         engine=recipe.engine,
         runtime=recipe.runtime,
@@ -166,10 +167,10 @@ async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], Non
     if config.mode == "ray":
         from rl.cluster import Cluster
 
-        return await Cluster(config, threads, note).start(plan.rewards)
+        return await Cluster(config, threads, note).start(plan.rewards, plan.sandbox)
 
     def make() -> RewardWorker:
-        return RewardWorker(plan.rewards)
+        return RewardWorker(plan.rewards, plan.sandbox)
 
     return Workers(
         InlineTrainer(config.timeout_s),

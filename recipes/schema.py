@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from recipes.tree import Key, did_you_mean, dotted, show
-from rewards.config import RewardConfig
+from rewards.config import RewardConfig, SandboxConfig
 from rl.config import (
     MUON_WITH_LORA,
     CheckpointConfig,
@@ -52,6 +52,7 @@ class Recipe(BaseModel):
     data: DataConfig
     stages: tuple[Annotated[StageConfig, Field(discriminator="kind")], ...]
     rewards: tuple[RewardConfig, ...] = ()
+    sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)

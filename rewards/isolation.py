@@ -1,7 +1,7 @@
 """Scoring in a child process, so that a reward that hangs, crashes or eats all memory costs its deadline and no more.
 
 User code runs in the child alone, from its loading on. `rl/scoring.py` holds an `IsolatedScorer`; the functions themselves
-and the weighted sum are those of `rewards.score`.
+and the weighted mean are those of `rewards.calls` and `rewards.score`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from rewards import child
+from rewards.calls import Caller, Outcome, reason
 from rewards.child import Child, ChildDiedError, how_it_ended
+from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.plugin import Reward, RewardSource, build
-from rewards.result import RewardResult
-from rewards.score import Outcome, outcomes, part_weights, reason, weigh
+from rewards.result import RewardResult, Score
+from rewards.score import part_weights, weigh
 from rewards.task import Task
+from rewards.transcript import Transcript
 
 LOAD_LIMIT_S = 120.0  # for the process to start and the first reward to load, and for each further one
 DYING_S = 1.0  # for a process whose socket is closed already to end, so that its own exit status can be told
@@ -35,21 +38,21 @@ class IsolatedScorer:
     Safe in threads; one completion at a time. Replies come as JSON: nothing that user code makes is unpickled here.
     """
 
-    def __init__(self, sources: Sequence[RewardSource]) -> None:
+    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None) -> None:
         """Start the child and load every reward in it.
 
         Raises:
             UserError: as `Scorer`; also a reward whose loading ends the process or takes longer than `LOAD_LIMIT_S`.
         """
         self.weights = part_weights(sources)
-        self._sources = tuple(sources)
+        self._sources, self._sandbox = tuple(sources), sandbox or SandboxConfig()
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._closed = threading.Event()
         with self._lock:
             self._ready()
 
-    def score(self, task: Task, completion: str) -> RewardResult:
+    def score(self, task: Task, transcript: Transcript) -> RewardResult:
         """Score one completion; whatever a reward does makes a FAILED result at worst, after its `timeout_s` at the latest.
 
         Raises:
@@ -59,7 +62,7 @@ class IsolatedScorer:
         with self._lock:
             running = self._ready()
             with self._discard_on_error():
-                found = self._outcomes(running, pickle.dumps((task, completion), pickle.HIGHEST_PROTOCOL))
+                found = self._outcomes(running, pickle.dumps((task, transcript), pickle.HIGHEST_PROTOCOL))
         return weigh(self.weights, found, task)
 
     def close(self) -> None:
@@ -105,6 +108,7 @@ class IsolatedScorer:
                 self._end()
                 raise RuntimeError("the rewards are closed")
             with self._discard_on_error():
+                started.send(pickle.dumps(self._sandbox), time.monotonic() + LOAD_LIMIT_S)
                 for source in self._sources:
                     self._load(started, source)
         return self._child
@@ -139,14 +143,16 @@ class IsolatedScorer:
 
 
 def _read(reply: bytes) -> Outcome:
-    outcome = json.loads(reply)
-    if not isinstance(outcome, float | str):
-        raise ValueError("no outcome")  # noqa: TRY004 - as malformed JSON
-    return outcome
+    found = json.loads(reply)
+    if isinstance(found, str):
+        return found
+    if isinstance(found, list) and len(found) == 3:
+        return Score(*found)
+    raise ValueError("no outcome")
 
 
 def serve(channel: int, life: int) -> None:
-    """The child: loads a RewardSource, or scores a (task, completion), for each request until its parent closes."""
+    """The child: loads a RewardSource, or scores a (task, transcript), for each request until its parent closes."""
     os.dup2(1, 2)  # to nowhere, like its output: the terminal belongs to the run
     child.serve(_Rewards().answer, channel, life)
 
@@ -156,15 +162,25 @@ class _Rewards:
 
     def __init__(self) -> None:
         self.loaded: list[Reward] = []
+        self.caller = Caller(SandboxConfig(), catch=(BaseException,))
 
     def answer(self, request: bytes) -> Iterator[bytes]:
         asked = pickle.loads(request)
-        if isinstance(asked, RewardSource):
+        if isinstance(asked, SandboxConfig):
+            self.caller = Caller(asked, catch=(BaseException,))
+        elif isinstance(asked, RewardSource):
             yield json.dumps(_caught(lambda: self._load(asked))).encode()
-            return
-        each = outcomes(self.loaded, *asked)
-        while (outcome := _caught(lambda: next(each, None))) is not None:
-            yield json.dumps(outcome).encode()
+        else:
+            yield from self._outcomes(*asked)
+
+    def _outcomes(self, task: Task, transcript: Transcript) -> Iterator[bytes]:
+        """What each reward comes to, in order, up to the first that fails."""
+        for reward in self.loaded:
+            outcome = self.caller.call(reward, task, transcript)
+            if isinstance(outcome, str):
+                yield json.dumps(outcome).encode()
+                return
+            yield json.dumps([outcome.value, dict(outcome.parts), outcome.note]).encode()
 
     def _load(self, source: RewardSource) -> str | None:
         try:

@@ -6,24 +6,22 @@ Called when a recipe loads and by `rewards.score`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from rewards.config import RewardConfig
 from rewards.errors import UserError
-from rewards.task import Task
+from rewards.parameters import Signature, nearest, read_signature
 
-Reward = Callable[[Task, str], object]  # what it returns is checked by `rewards.score`
-PARAMETERS = ("task", "completion", "answer", "prompt")
 _FORMS = "write path/to/file.py:function or package.module:function"
 
 
@@ -40,6 +38,7 @@ class RewardSource:
     text: str | None  # the source of the user's file; None for a module that every worker can import
     function: str
     timeout_s: float = RewardConfig.timeout_s  # for one completion
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -47,11 +46,21 @@ class RewardSource:
         return self.use.rpartition(":")[0]
 
 
+@dataclass(frozen=True)
+class Reward:
+    """A reward function that has been built; `rewards.calls` calls it, and checks what it returns."""
+
+    source: RewardSource
+    function: Callable[..., object]
+    signature: Signature
+    file: str  # whose frames are the user's own
+
+
 def load_reward(use: str, search: Sequence[Path]) -> Reward:
     """The reward function that `use` names; relative paths are looked up in each folder of `search` in turn.
 
     Raises:
-        UserError: no such file, module or function; its parameters are not among `PARAMETERS`; its code does not load.
+        UserError: no such file, module or function; it cannot be called as a reward; its code does not load.
     """
     return build(read_source(RewardConfig(use=use), search))
 
@@ -68,17 +77,17 @@ def read_source(config: RewardConfig, search: Sequence[Path]) -> RewardSource:
     if not module.endswith(".py"):
         if not all(part.isidentifier() for part in module.split(".")):
             raise UserError(f"reward {config.use!r}: {module!r} is neither a .py file nor a module name; {_FORMS}")
-        return RewardSource(config.use, config.weight, None, function, config.timeout_s)
+        return RewardSource(config.use, config.weight, None, function, config.timeout_s, dict(config.options))
     path = _find(module, config.use, search)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"reward {config.use!r}: cannot read {path}: {error}") from error
-    return RewardSource(config.use, config.weight, text, function, config.timeout_s)
+    return RewardSource(config.use, config.weight, text, function, config.timeout_s, dict(config.options))
 
 
 def build(source: RewardSource) -> Reward:
-    """Run the source's module and adapt its function to `(task, completion)`.
+    """Run the source's module and read what its function asks for.
 
     Raises:
         UserError: see `load_reward`.
@@ -87,43 +96,12 @@ def build(source: RewardSource) -> Reward:
     if not hasattr(module, source.function):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise UserError(
-            f"reward {source.use!r}: {source.module} has no function {source.function!r}" + _nearest(source.function, public)
+            f"reward {source.use!r}: {source.module} has no function {source.function!r}" + nearest(source.function, public)
         )
     function = getattr(module, source.function)
     if not callable(function):
         raise UserError(f"reward {source.use!r}: {source.function} is a {type(function).__name__}, not a function")
-    if inspect.iscoroutinefunction(function):
-        raise UserError(f"reward {source.use!r}: write a plain `def`, not `async def`")
-    return _adapt(function, _wanted(function, source.use))
-
-
-def _adapt(function: Callable[..., object], wanted: Sequence[str]) -> Reward:
-    def reward(task: Task, completion: str) -> object:
-        offered = {"task": task, "completion": completion, "answer": task.answer, "prompt": task.prompt}
-        return function(**{name: offered[name] for name in wanted})
-
-    return reward
-
-
-def _wanted(function: Callable[..., object], use: str) -> list[str]:
-    """The names among `PARAMETERS` that the function asks for."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError as error:
-        raise UserError(f"reward {use!r}: its parameters cannot be read; write a plain `def`") from error
-    allowed = "a reward asks by name for any of " + ", ".join(PARAMETERS)
-    wanted: list[str] = []
-    for parameter in parameters:
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise UserError(f"reward {use!r}: parameter {parameter.name!r} is positional-only; {allowed}")
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if parameter.name in PARAMETERS:
-            wanted.append(parameter.name)
-        elif parameter.default is parameter.empty:
-            hint = _nearest(parameter.name, PARAMETERS)
-            raise UserError(f"reward {use!r}: unknown parameter {parameter.name!r}{hint}; {allowed}")
-    return wanted
+    return Reward(source, function, read_signature(function, source.use, source.options), inspect.getfile(module))
 
 
 def _find(name: str, use: str, search: Sequence[Path]) -> Path:
@@ -133,7 +111,7 @@ def _find(name: str, use: str, search: Sequence[Path]) -> Path:
             return place
     siblings = [file.name for place in places if place.parent.is_dir() for file in place.parent.glob("*.py")]
     looked = ", ".join(str(place) for place in dict.fromkeys(places))
-    raise UserError(f"reward {use!r}: no such file{_nearest(Path(name).name, siblings)}; looked for {looked}")
+    raise UserError(f"reward {use!r}: no such file{nearest(Path(name).name, siblings)}; looked for {looked}")
 
 
 def _import(source: RewardSource) -> ModuleType:
@@ -168,8 +146,3 @@ def _trace(error: BaseException) -> str:
     """The traceback below the loader's own frame."""
     inner = error.__traceback__.tb_next if error.__traceback__ else None
     return "".join(traceback.format_exception(type(error), error, inner)).rstrip()
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

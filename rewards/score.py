@@ -1,4 +1,4 @@
-"""Scoring: the weighted sum of a recipe's rewards for one completion, or a failure that says whose fault it was.
+"""Scoring: the weighted mean of a recipe's rewards for one completion, or a failure that says whose fault it was.
 
 User code runs here, so anything it does wrong becomes a FAILED result, never a zero. A run scores in a child process, by
 `rewards.isolation`; `Scorer` does the same in this one.
@@ -7,34 +7,31 @@ User code runs here, so anything it does wrong becomes a FAILED result, never a 
 from __future__ import annotations
 
 import math
-import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import TypeAlias
 
+from rewards.calls import Caller, Outcome
+from rewards.config import SandboxConfig
 from rewards.errors import UserError
-from rewards.plugin import Reward, RewardSource, build
+from rewards.plugin import RewardSource, build
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Task
+from rewards.transcript import Transcript
 
 CORRECT_AT = 1.0 - 1e-9  # the primary part from which a completion counts as correct
-MAX_REASON_CHARS = 20_000  # of a traceback; its middle is left out
-
-Outcome: TypeAlias = float | str  # of one reward: its number, or why it has none
 
 
 class Scorer:
     """Scores completions with a sequence of rewards; the first one is the primary, which decides accuracy.
 
     >>> scorer = Scorer([RewardSource("rewards.math:verify", 2.0, text=None, function="verify")])
-    >>> result = scorer.score(Task("1", "math", (), answer="42"), "It is 42.")
+    >>> result = scorer.score(Task("1", "math", (), answer="42"), Transcript.of("It is 42."))
     >>> result.score, dict(result.parts), is_correct(result, scorer.primary)
-    (2.0, {'verify': 1.0}, True)
+    (1.0, {'verify': 1.0}, True)
     """
 
-    def __init__(self, sources: Sequence[RewardSource]) -> None:
+    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None) -> None:
         """Build every reward.
 
         Raises:
@@ -42,81 +39,73 @@ class Scorer:
         """
         self.weights = part_weights(sources)
         self._rewards = [build(source) for source in sources]
+        self._caller = Caller(sandbox or SandboxConfig())
         self.primary = next(iter(self.weights))
 
-    def score(self, task: Task, completion: str) -> RewardResult:
+    def score(self, task: Task, transcript: Transcript) -> RewardResult:
         """Score one completion. Never raises for what a reward does; KeyboardInterrupt passes."""
-        return weigh(self.weights, outcomes(self._rewards, task, completion), task)
+        return weigh(self.weights, (self._caller.call(reward, task, transcript) for reward in self._rewards), task)
 
-
-def outcomes(rewards: Iterable[Reward], task: Task, completion: str) -> Iterator[Outcome]:
-    """What each reward comes to, in order, up to the first that fails."""
-    for reward in rewards:
-        outcome: Outcome
-        try:
-            outcome = _as_float(reward(task, completion))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            outcome = reason(error)
-        yield outcome
-        if isinstance(outcome, str):
-            return
-
-
-def reason(error: BaseException) -> str:
-    """Why a reward has no number, from what it raised: the traceback, shortened where it is endless."""
-    trace = "".join(traceback.format_exception(error)).rstrip()
-    if len(trace) > MAX_REASON_CHARS:
-        half = MAX_REASON_CHARS // 2
-        trace = f"{trace[:half]}\n... {len(trace) - 2 * half} characters left out ...\n{trace[-half:]}"
-    return f"raised an error\n{trace}"
+    def close(self) -> None:
+        """Ends the boxes that rewards have used."""
+        self._caller.close()
 
 
 def weigh(weights: Mapping[str, float], found: Iterable[Outcome], task: Task) -> RewardResult:
-    """The weighted sum of one outcome for each weight, in order; FAILED where the last one is a reason instead."""
-    parts: dict[str, float] = {}
+    """The weighted mean over the rewards that apply, from an outcome for each weight, in order: sum(w r) / sum(|w|).
+
+    FAILED where a reward has failed (none after it is looked at) or where none that has a weight applies.
+    """
+    values, measured, notes = dict[str, float](), dict[str, float](), dict[str, str]()
     for name, outcome in zip(weights, found, strict=False):
         if isinstance(outcome, str):
-            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}", parts)
-        parts[name] = outcome
-    assert len(parts) == len(weights), "each reward has an outcome"
-    total = sum(weights[name] * part for name, part in parts.items())
+            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}", {**values, **measured}, notes)
+        if outcome.value is not None:
+            values[name] = outcome.value
+        measured |= {f"{name}/{part}": value for part, value in outcome.parts.items() if value is not None}
+        if outcome.note:
+            notes[name] = outcome.note
+    parts, scale = {**values, **measured}, sum(abs(weights[name]) for name in values)
+    if not scale:
+        kept = f"only {', '.join(values)}, of weight 0, did" if values else "every one returned None"
+        return _failed(f"no reward applies to task {task.id!r}: {kept}", parts, notes)
+    total = sum(weights[name] * value for name, value in values.items()) / scale
     if not math.isfinite(total):
-        return _failed(f"the weighted sum of {parts} on task {task.id!r} is {total}, not a finite number", parts)
-    return RewardResult(ScoreStatus.OK, total, parts)
+        return _failed(f"the weighted mean of {values} on task {task.id!r} is {total}, not a finite number", parts, notes)
+    return RewardResult(ScoreStatus.OK, total, parts, notes=notes)
+
+
+def is_scored(result: RewardResult, primary: str) -> bool:
+    """Whether it is known if the completion is right: the primary reward, or the first that applies, has a number."""
+    return primary in result.parts or result.status is ScoreStatus.OK
 
 
 def is_correct(result: RewardResult, primary: str) -> bool:
-    """Whether the primary part is full marks; a completion whose primary part failed is not known to be right."""
-    return result.parts.get(primary, 0.0) >= CORRECT_AT
+    """Whether the primary part is full marks; where the primary reward does not apply, the first one that does.
+
+    A completion whose primary part failed is not known to be right.
+    """
+    first = next(iter(result.parts.values()), 0.0) if result.status is ScoreStatus.OK else 0.0
+    return result.parts.get(primary, first) >= CORRECT_AT
 
 
-def _failed(error: str, parts: Mapping[str, float]) -> RewardResult:
-    return RewardResult(ScoreStatus.FAILED, None, parts, error=error)
-
-
-def _as_float(value: object) -> float:
-    """A real, finite number as a float; ints and numpy scalars count as numbers, bools do not."""
-    if type(value).__name__ in ("bool", "bool_"):
-        raise TypeError(f"the reward returned the bool {value}; write float(...) around it if 1.0 and 0.0 are meant")
-    if not isinstance(value, Real):
-        raise TypeError(f"the reward returned {value!r:.200} of type {type(value).__name__}; a float is expected")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"the reward returned {number}; a finite float is expected")
-    return number
+def _failed(error: str, parts: Mapping[str, float], notes: Mapping[str, str]) -> RewardResult:
+    return RewardResult(ScoreStatus.FAILED, None, parts, error=error, notes=notes)
 
 
 def part_weights(sources: Sequence[RewardSource]) -> dict[str, float]:
     """The weight of each part, by its name and in order.
 
     Raises:
-        UserError: no reward, one named twice, or a weight that is not finite.
+        UserError: no reward, one named twice, a weight that is not finite, or no weight but 0.
     """
     if not sources:
         raise UserError("a recipe needs at least one reward, such as rewards.math:verify")
     for source in sources:
         if isinstance(source.weight, bool) or not math.isfinite(source.weight):
             raise UserError(f"reward {source.use!r}: weight {source.weight!r} is not a finite number")
+    if not any(source.weight for source in sources):
+        raise UserError("rewards: every weight is 0, which only measures; give at least one another weight")
     return {name: float(source.weight) for name, source in zip(part_names(sources), sources, strict=True)}
 
 

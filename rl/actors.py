@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from rewards.config import SandboxConfig
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.compute import set_num_threads, submit
 from rl.imports import uncollected
 from rl.scoring import RewardWorker
@@ -104,10 +106,10 @@ class RolloutActor:
 
 
 class RewardActor:
-    def __init__(self, sources: Sequence[RewardSource]) -> None:
-        self.worker = RewardWorker(sources)
+    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> None:
+        self.worker = RewardWorker(sources, sandbox)
 
-    async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
+    async def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
         return await asyncio.to_thread(self.worker.score, items)
 
     async def close(self) -> None:

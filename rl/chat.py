@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role
-from rl.tokenizer import END_THINK, THINK
+from rewards.transcript import THINK, parse_completion
 
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
 NOTHING = r"(?!)"  # a pattern that never matches
@@ -127,13 +127,3 @@ class ChatFormat:
             encoded = self.tokenizer(typed or piece, add_special_tokens=False, split_special_tokens=typed is not None)
             ids += encoded["input_ids"]
         return ids
-
-
-def parse_completion(text: str) -> Message:
-    """Splits a completion into reasoning and answer; never raises. An unclosed thought is all reasoning."""
-    if END_THINK in text:
-        reasoning, _, content = text.rpartition(END_THINK)
-        return Message(Role.ASSISTANT, content.strip(), reasoning.replace(THINK, "").strip())
-    if text.lstrip().startswith(THINK):
-        return Message(Role.ASSISTANT, "", text.replace(THINK, "").strip())
-    return Message(Role.ASSISTANT, text.strip())

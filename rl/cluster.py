@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ray
 
+from rewards.config import SandboxConfig
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.actors import RewardActor, RolloutActor, TrainerActor
 from rl.config import RuntimeConfig
 from rl.placement import POLL_S, Place, check_room, claims, node_names
@@ -42,7 +44,7 @@ class Cluster:
     num_threads: int  # of each worker's tensor operations
     note: Note
 
-    async def start(self, sources: Sequence[RewardSource]) -> Workers:
+    async def start(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> Workers:
         """All workers, started side by side; returns when every one of them is up.
 
         Raises:
@@ -65,7 +67,7 @@ class Cluster:
         for i in range(num_rewards):
             name = f"reward worker {i}"
             places[name] = Place(name, [wanted.reward], (), asyncio.Lock())
-            rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources), deadline_s))
+            rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources, sandbox), deadline_s))
         started = asyncio.gather(*(r.worker.begin() for r in rollouts), *(r.worker.begin() for r in rewards))
         trainer, _ = await asyncio.gather(self._trainer(home), started)
         if config.address is not None:
@@ -278,7 +280,7 @@ class RayRewards:
     def absence(self) -> asyncio.Task[None] | None:
         return self.worker.absence
 
-    async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
+    async def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
         what, more_s = f"the scores of {len(items)} completions", len(items) * self.deadline_s
         results: list[RewardResult] = await self.worker.call(lambda actor: actor.score.remote(items), what, more_s)
         return results

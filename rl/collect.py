@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from rewards.result import RewardResult
-from rewards.score import is_correct
+from rewards.score import is_correct, is_scored
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.config import RuntimeConfig, SamplingConfig
 from rl.engine.capabilities import Capabilities
 from rl.pool import Pool
@@ -81,10 +82,10 @@ class Crew:
         await asyncio.gather(*(worker.pull(weights) for worker in self._rollouts.workers))
 
     async def _score(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
-        async def share(first: int, mine: Sequence[tuple[Task, str]]) -> list[RewardResult]:
+        async def share(first: int, mine: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
             return await self._rewards.run(first, lambda worker: worker.score(mine))
 
-        return await self._rewards.each_share([(t.task, t.completion) for t in trajectories], share)
+        return await self._rewards.each_share([(t.task, t.transcript) for t in trajectories], share)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, 
         num_tasks=len(tasks),
         mean_completion_tokens=tokens / (num_samples * len(tasks)),
         tokens_per_solved_task=tokens / sum(solved) if any(solved) else None,
-        num_failed=sum(crew.primary not in m.reward.parts for g in groups for m in g.members),
+        num_failed=sum(not is_scored(m.reward, crew.primary) for g in groups for m in g.members),
         by_kind={kind: sum(values) / len(values) for kind, values in sorted(kinds.items())},
         pass_at_k={k: sum(pass_at_k(num_samples, c, k) for c in solved) / len(tasks) for k in powers},
         groups=groups,

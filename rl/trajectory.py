@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.rng import key_of
 
 
@@ -114,6 +115,12 @@ class Trajectory:
     @property
     def finish_reason(self) -> FinishReason:
         return self.turns[-1].finish_reason
+
+    @cached_property
+    def transcript(self) -> Transcript:
+        """What rewards read."""
+        group = f"{self.rollout_id.epoch}-{self.rollout_id.task_hash}"
+        return Transcript.of(self.completion, finish_reason=self.finish_reason.value, num_tokens=self.num_sampled, group=group)
 
 
 @dataclass(frozen=True)

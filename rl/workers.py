@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from rewards.result import RewardResult
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.batch import Sample
 from rl.compute import result_of, run_into, submit
 from rl.config import EngineConfig, GrpoConfig, ModelConfig, OptimizerConfig
@@ -145,7 +146,7 @@ class RolloutHandle(Member, Protocol):
 
 
 class RewardHandle(Member, Protocol):
-    async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]: ...
+    async def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]: ...
 
     async def close(self) -> None: ...
 
@@ -275,7 +276,7 @@ class InlineRewards:
     def __init__(self, worker: RewardWorker, timeout_s: float) -> None:
         self.worker, self.timeout_s = worker, timeout_s
 
-    async def score(self, items: Sequence[tuple[Task, str]]) -> list[RewardResult]:
+    async def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
         limit_s = self.timeout_s + len(items) * self.worker.deadline_s  # each completion may rightly take its deadline
         return await in_thread(lambda: self.worker.score(items), limit_s, f"the scores of {len(items)} completions")
 

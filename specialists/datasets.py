@@ -16,7 +16,7 @@ import datasets
 from rewards.errors import UserError
 from rewards.math import closing_brace
 from rewards.task import Demonstration, Message, Role, Task, is_held_out
-from rl.chat import parse_completion
+from rewards.transcript import parse_completion
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.example import Example
 

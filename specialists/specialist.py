@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.plugin import RewardSource
 from rewards.score import part_names
@@ -49,6 +50,7 @@ class Plan:
     data: DataConfig
     stages: Sequence[SftConfig | GrpoConfig]
     rewards: Sequence[RewardSource]
+    sandbox: SandboxConfig
     optimizer: OptimizerConfig
     engine: EngineConfig
     runtime: RuntimeConfig

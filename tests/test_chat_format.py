@@ -9,8 +9,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role, Task
+from rewards.transcript import END_THINK, THINK
 from rl.chat import STAND_IN, ChatFormat
-from rl.tokenizer import ASSISTANT, BOS, END_THINK, EOS, THINK, TOOLS, USER, train_tokenizer
+from rl.tokenizer import ASSISTANT, BOS, EOS, TOOLS, USER, train_tokenizer
 from tests.conftest import TEXTS
 
 SPECIALS = [BOS, EOS, USER, ASSISTANT, THINK, END_THINK, TOOLS]

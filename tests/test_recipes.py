@@ -510,13 +510,17 @@ from math import floor
 def verify(completion, answer, *, strict=True): ...
 async def wait(completion): ...
 def odd(completon): ...
+def many(boxes): ...
+def first(completion, /): ...
 """
 BAD_REWARDS = {
     "mine": "allowed: path/to/file.py:function or package.module:function",
     "no.py:verify": "no such file in .",
-    "mine.py:verfy": "but mine.py defines no verfy; allowed: verify, wait, odd; did you mean verify?",
-    "mine.py:wait": "wait is an `async def`; allowed: a plain `def`",
-    "mine.py:odd": "odd asks for completon; allowed: parameters among task, completion, answer, prompt; did you mean",
+    "mine.py:verfy": "but mine.py defines no verfy; allowed: verify, wait, odd, many, first; did you mean verify?",
+    "mine.py:odd": "odd asks for completon; allowed: task, transcript, completion, answer, prompt, box, boxes, options, and "
+    "columns of the data (none); did you mean completion?",
+    "mine.py:many": "asks for boxes, which are for `async def`",
+    "mine.py:first": "positional-only parameter completion",
     "broken.py:f": "broken.py is not valid Python",
     "rewards.maths:verify": "no such module",
     "rewards.math:verfy": "but math.py defines no verfy; allowed: ",
@@ -533,13 +537,27 @@ def test_a_reward_that_is_not_there(folder: Path, use: str) -> None:
     assert BAD_REWARDS[use] in line
 
 
-@pytest.mark.parametrize("use", ["mine.py:verify", "mine.py:floor", "rewards.math:verify"])
+@pytest.mark.parametrize("use", ["mine.py:verify", "mine.py:wait", "mine.py:floor", "rewards.math:verify"])
 def test_a_reward_that_is_there(folder: Path, use: str) -> None:
     write(REWARDS, "deep/mine.py")
     loaded = load(write(f'{SMALL}rewards: [{{use: "{use}"}}]', "deep/r.yaml"))
     check_files(loaded)
     absolute = f"{folder}/deep/{use}" if use.startswith("mine") else use
     assert loaded.recipe.rewards[0].use == absolute
+
+
+def test_what_a_reward_asks_for_is_looked_for_in_the_data(folder: Path) -> None:
+    write("def f(completion, level): ...\ndef g(completion, *, scale=1.0): ...", "mine.py")
+    write('{"prompt": "a", "answer": "1", "levle": 3}\n', "d.jsonl")
+    data = SMALL.replace("generator: arithmetic", "dataset: d.jsonl, columns: {response: answer}")
+    (line,) = problems(f'{data}rewards:\n  - use: "mine.py:f"\n', files=True)
+    assert "f asks for level; allowed: task, transcript" in line
+    assert line.endswith("columns of the data (answer, levle, prompt); did you mean levle?")
+    write('{"prompt": "a", "answer": "1", "level": 3}\n', "d.jsonl")
+    check_files(load(write(f'{data}rewards:\n  - use: "mine.py:f"\n')))
+    (line,) = problems(f'{data}rewards:\n  - use: "mine.py:g"\n    options: {{scael: 2}}\n', files=True)
+    assert "r.yaml:9: rewards.0.use" in line or "r.yaml:8: rewards.0.use" in line
+    assert "g takes no option scael; allowed: scale; did you mean scale?" in line
 
 
 # The JSON schema and the plan

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from rewards import isolation
+from rewards.calls import MAX_REASON_CHARS
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult, ScoreStatus
-from rewards.score import MAX_REASON_CHARS, Scorer
+from rewards.score import Scorer
 from rewards.task import Message, Role, Task
+from rewards.transcript import Transcript
 from rl.scoring import RewardWorker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,10 @@ def bad(body: str, *, timeout_s: float = 20.0) -> RewardSource:
         f"def f(completion):\n    if completion == 'bad':\n{lines}\n    return len(completion) / 3\n"
     )
     return RewardSource("mine.py:f", 2.0, text, "f", timeout_s)
+
+
+def said(*completions: str) -> list[tuple[Task, Transcript]]:
+    return [(TASK, Transcript.of(completion)) for completion in completions]
 
 
 @contextlib.contextmanager
@@ -106,7 +112,7 @@ HARMLESS = {
     "forks and both return": "os.fork()",
     "closes its output": "sys.stdout.close(); os.closerange(0, 3)",
 }
-ITEMS = [(TASK, text) for text in ("42", "bad", "It is 42.", "41", "bad", "x" * 300_000, "\\boxed{42} \udc80")]
+ITEMS = said("42", "bad", "It is 42.", "41", "bad", "x" * 300_000, "\\boxed{42} \udc80")
 
 
 def check(source: RewardSource, failure: str | None) -> None:
@@ -117,18 +123,20 @@ def check(source: RewardSource, failure: str | None) -> None:
         results = worker.score(ITEMS)
         pid = pid_of(worker)
     assert len(results) == len(ITEMS)
-    for (task, completion), result in zip(ITEMS, results, strict=True):
+    for (task, transcript), result in zip(ITEMS, results, strict=True):
+        completion = transcript.completion
         if completion == "bad" and failure is not None:
             assert (result.status, result.score) == (ScoreStatus.FAILED, None)
             assert result.error is not None
             assert failure in result.error
             assert "reward 'f' failed on task 'add/1': it " in result.error
+            assert "rewards/calls.py" not in result.error  # the user's own frames
             assert len(result.error) < MAX_REASON_CHARS + 1_000
         elif completion == "bad":
             parts = {"verify": 0.0, "f": 1.0, "length": 3 / 7}
-            assert result == RewardResult(ScoreStatus.OK, 2.0 + 0.5 * 3 / 7, parts)
+            assert result == RewardResult(ScoreStatus.OK, (2.0 + 0.5 * 3 / 7) / 3.5, parts)
         else:
-            assert result == plain.score(task, completion)
+            assert result == plain.score(task, transcript)
             assert result.status is ScoreStatus.OK
     assert not is_alive(pid)
 
@@ -153,9 +161,9 @@ def test_each_reward_has_its_own_deadline() -> None:
     slow = "import time\ndef g():\n    time.sleep(0.6)\n    return 1.0\n"
     first, second = (RewardSource(f"{name}.py:g", 1.0, slow, "g", 1.0) for name in "ab")
     with worker_of(first, second) as worker:  # together longer than either may take
-        assert [r.score for r in worker.score([(TASK, "x")])] == [2.0]
+        assert [r.score for r in worker.score(said("x"))] == [1.0]
     with worker_of(LENGTH, RewardSource("c.py:g", 1.0, slow, "g", 0.1)) as worker:
-        (result,) = worker.score([(TASK, "x")])
+        (result,) = worker.score(said("x"))
         assert result.error == "reward 'g' failed on task 'add/1': it took longer than 0.1 s"
 
 
@@ -164,18 +172,18 @@ def test_a_request_that_the_child_does_not_read_costs_the_deadline_too() -> None
     body = "threading.Timer(0.1, lambda: re.match('(a+)+$', 'a' * 60 + 'b')).start()"
     source = bad(body, timeout_s=1.0)
     with worker_of(source) as worker:
-        worker.score([(TASK, "bad")])
+        worker.score(said("bad"))
         time.sleep(0.3)
-        results = worker.score([(TASK, "x" * 3_000_000), (TASK, "xyz")])
+        results = worker.score(said("x" * 3_000_000, "xyz"))
         assert results[0].error == "reward 'f' failed on task 'add/1': it took longer than 1 s"
-        assert results[1].score == 2.0
+        assert results[1].score == 1.0
 
 
 def test_what_the_rewards_forked_ends_with_them(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     body = f"with open({str(file)!r}, 'a') as out: print(subprocess.Popen(['sleep', '1000']).pid, file=out)\nwhile True: pass"
     with worker_of(bad(body, timeout_s=0.5), VERIFY) as worker:
-        worker.score([(TASK, "bad"), (TASK, "bad"), (TASK, "\\boxed{\\sqrt{1764}}")])
+        worker.score(said("bad", "bad", "\\boxed{\\sqrt{1764}}"))
         pids = [int(line) for line in file.read_text().split()]
         assert len(pids) == 2
         for pid in pids:
@@ -187,6 +195,7 @@ import os, sys, threading
 from pathlib import Path
 from rewards.plugin import RewardSource
 from rewards.task import Task
+from rewards.transcript import Transcript
 from rl.scoring import RewardWorker
 text = '''
 import os, re, signal, subprocess
@@ -201,7 +210,7 @@ def f(task):
     re.match("(a+)+$", "a" * 60 + "b")
 '''
 worker = RewardWorker([RewardSource("m.py:f", 1.0, text, "f", 600.0)])
-threading.Thread(target=worker.score, args=([(Task("1", "math", ()), "")],), daemon=True).start()
+threading.Thread(target=worker.score, args=([(Task("1", "math", ()), Transcript.of(""))],), daemon=True).start()
 if sys.stdin.readline():  # the test sends a line once the reward hangs
     sys.exit()
 """
@@ -232,11 +241,11 @@ def test_the_children_end_with_the_run(tmp_path: Path, end: str) -> None:
 
 def test_a_child_outlives_the_thread_that_started_it() -> None:
     with worker_of(bad("os._exit(1)")) as worker:
-        thread = threading.Thread(target=worker.score, args=([(TASK, "bad"), (TASK, "x")],))
+        thread = threading.Thread(target=worker.score, args=(said("bad", "x"),))
         thread.start()
         thread.join(60)
         pid = pid_of(worker)
-        assert [r.score for r in worker.score([(TASK, "xxx")])] == [2.0]
+        assert [r.score for r in worker.score(said("xxx"))] == [1.0]
         assert pid_of(worker) == pid
 
 
@@ -245,14 +254,14 @@ def test_threads_share_a_worker() -> None:
     with worker_of(bad("os._exit(1)")) as worker:
 
         def score(n: int) -> None:
-            found[n] = [r.score for r in worker.score([(TASK, "x" * n), (TASK, "bad"), (TASK, "x" * (n + 1))] * 3)]
+            found[n] = [r.score for r in worker.score(said("x" * n, "bad", "x" * (n + 1)) * 3)]
 
         threads = [threading.Thread(target=score, args=(n,)) for n in range(10, 16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-    assert found == {n: [2.0 * (n / 3), None, 2.0 * ((n + 1) / 3)] * 3 for n in range(10, 16)}
+    assert found == {n: [n / 3, None, (n + 1) / 3] * 3 for n in range(10, 16)}
 
 
 def test_an_interrupt_shifts_no_reply() -> None:
@@ -261,9 +270,9 @@ def test_an_interrupt_shifts_no_reply() -> None:
         timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            worker.score([(TASK, "bad")])
+            worker.score(said("bad"))
         timer.join()
-        assert [r.score for r in worker.score([(TASK, "xxx"), (TASK, "x" * 6)])] == [2.0, 4.0]
+        assert [r.score for r in worker.score(said("xxx", "x" * 6))] == [1.0, 2.0]
 
 
 def test_close_ends_a_score_in_another_thread() -> None:
@@ -272,7 +281,7 @@ def test_close_ends_a_score_in_another_thread() -> None:
 
     def score() -> None:
         try:
-            worker.score([(TASK, "bad"), (TASK, "x")])
+            worker.score(said("bad", "x"))
         except RuntimeError as error:
             raised.append(error)
 
@@ -286,7 +295,7 @@ def test_close_ends_a_score_in_another_thread() -> None:
     assert not is_alive(pid)
     worker.close()
     with pytest.raises(RuntimeError, match="closed"):
-        worker.score([(TASK, "x")])
+        worker.score(said("x"))
 
 
 def test_a_child_that_dies_idle_is_replaced() -> None:
@@ -294,7 +303,7 @@ def test_a_child_that_dies_idle_is_replaced() -> None:
         pid = pid_of(worker)
         os.kill(pid, signal.SIGKILL)
         wait_for_end(pid)
-        assert [r.score for r in worker.score([(TASK, "x" * 7)])] == [0.5]
+        assert [r.score for r in worker.score(said("x" * 7))] == [1.0]
 
 
 def test_a_forked_process_leaves_its_parents_child_alone() -> None:
@@ -303,11 +312,11 @@ def test_a_forked_process_leaves_its_parents_child_alone() -> None:
         if pid == 0:
             ok = False
             with contextlib.suppress(BaseException):
-                ok = [r.score for r in worker.score([(TASK, "x" * 7)])] == [0.5]
+                ok = [r.score for r in worker.score(said("x" * 7))] == [1.0]
                 worker.close()
             os._exit(0 if ok else 1)
         assert os.waitpid(pid, 0)[1] == 0
-        assert [r.score for r in worker.score([(TASK, "x" * 14)])] == [1.0]
+        assert [r.score for r in worker.score(said("x" * 14))] == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -336,5 +345,5 @@ def test_the_child_imports_no_torch() -> None:
         "import sys\ndef f():\n    return float(len({'torch', 'ray', 'transformers', 'sympy', 'numpy'} & set(sys.modules)))\n"
     )
     with worker_of(VERIFY, RewardSource("m.py:f", 1.0, text, "f")) as worker:
-        (result,) = worker.score([(TASK, "41")])
+        (result,) = worker.score(said("41"))
         assert result.parts == {"verify": 0.0, "f": 0.0}

@@ -1,0 +1,55 @@
+"""What one rollout said, as text: rewards read it, `rl/trajectory.py` makes it. Plain values that travel between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rewards.task import Message, Role
+
+THINK, END_THINK = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A finished rollout. `messages` are what came after the task's own: the answer, and between tool calls their results.
+
+    >>> transcript = Transcript.of("<think>6*7=42</think>It is 42.")
+    >>> transcript.reasoning, transcript.content, transcript.is_cut
+    ('6*7=42', 'It is 42.', False)
+    """
+
+    completion: str  # all that was sampled, thinking tags included; without the token that ends a turn
+    messages: tuple[Message, ...]
+    finish_reason: str = "stop"  # of the last turn: stop, or what cut it: length, context, aborted
+    num_tokens: int = 0  # sampled
+    group: str = ""  # names the group that it was sampled in; a reward that takes batches gets a group at a time
+
+    @classmethod
+    def of(cls, completion: str, *, finish_reason: str = "stop", num_tokens: int = 0, group: str = "") -> Transcript:
+        """A transcript of one turn."""
+        return cls(completion, (parse_completion(completion),), finish_reason, num_tokens, group)
+
+    @property
+    def content(self) -> str:
+        """The last answer, without the thinking before it; empty where thinking never ended."""
+        return self.messages[-1].content if self.messages else ""
+
+    @property
+    def reasoning(self) -> str | None:
+        """The thinking before the last answer; None where there was none."""
+        return self.messages[-1].reasoning if self.messages else None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended by a limit and not by itself."""
+        return self.finish_reason != "stop"
+
+
+def parse_completion(text: str) -> Message:
+    """Splits a completion into reasoning and answer; never raises. An unclosed thought is all reasoning."""
+    if END_THINK in text:
+        reasoning, _, content = text.rpartition(END_THINK)
+        return Message(Role.ASSISTANT, content.strip(), reasoning.replace(THINK, "").strip())
+    if text.lstrip().startswith(THINK):
+        return Message(Role.ASSISTANT, "", text.replace(THINK, "").strip())
+    return Message(Role.ASSISTANT, text.strip())
