@@ -1,4 +1,4 @@
-"""For each instruction id: keyword arguments, responses that follow it and responses that do not."""
+"""For each instruction id of IFEval: keyword arguments, responses that follow it and responses that do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Case:
     no: tuple[str, ...] = ()
 
 
-CASES = (
+IFEVAL_CASES = (
     Case(
         "keywords:existence",
         {"keywords": ["river", "deep sea", "c++"]},

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from rewards.instructions import CHECKS, check, verify
+from rewards.instructions.catalog import IFBENCH, IFEVAL, IFTRAIN
 from rewards.task import Message, Role, Task
 from rewards.text import list_items, sentences, words
-from tests.instruction_cases import CASES
+from tests.instruction_cases import IFEVAL_CASES
+from tests.instruction_cases_further import IFBENCH_CASES, IFTRAIN_CASES
+
+CASES = (*IFEVAL_CASES, *IFBENCH_CASES, *IFTRAIN_CASES)
 
 
 def make_task(*pairs: tuple[str, Mapping[str, Any] | None], prompt: str = "Tell me about rivers, in your own words.") -> Task:
@@ -40,6 +44,10 @@ def test_a_response_without_a_word_follows_nothing(response):
     assert not any(check(case.instruction, response, case.kwargs) for case in CASES)
 
 
+def test_the_published_ids_are_all_there():
+    assert (len(IFEVAL), len(IFBENCH), len(IFTRAIN), len(CHECKS)) == (25, 58, 29, 112)
+
+
 def test_columns_of_other_instructions_may_be_none():
     assert check("punctuation:no_comma", "Fine.", {"num_words": None, "relation": None})
     assert check("length_constraints:number_words", "One two.", {"num_words": 2.0, "relation": "at least", "letter": None})
@@ -53,7 +61,7 @@ def test_columns_of_other_instructions_may_be_none():
         ("length_constraints:number_words", {"num_words": 3}, "needs the keyword argument 'relation'"),
         ("length_constraints:number_words", {"num_word": 3, "relation": "at least"}, "did you mean 'num_words'"),
         ("length_constraints:number_words", {"num_words": 3, "relation": "at most"}, "'at least' or 'less than' is expected"),
-        ("length_constraints:number_words", {"num_words": "3", "relation": "at least"}, "a whole number"),
+        ("length_constraints:number_words", {"num_words": "three", "relation": "at least"}, "a whole number"),
         ("length_constraints:number_words", {"num_words": 2.5, "relation": "at least"}, "a whole number"),
         ("length_constraints:number_words", {"num_words": True, "relation": "at least"}, "a whole number"),
         ("length_constraints:number_words", {"num_words": -1, "relation": "at least"}, "a whole number"),

@@ -10,7 +10,12 @@ from rewards.math import visible_part
 from rewards.task import Task
 from rewards.text import has_word, normal, words
 
-_COPYING = ("copy:", "repeat:")  # groups of instructions that want the prompt, or a part of it, back
+_COPYING = (
+    "copy:",
+    "repeat:",
+    "new:copy_span_idx",
+    "ratio:overlap",
+)  # instructions of instructions that want the prompt, or a part of it, back
 _MIN_ECHO = 5  # words; a shorter part of a prompt may well be the answer that it asks for
 
 
