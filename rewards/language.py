@@ -21,6 +21,10 @@ MIN_SHARE = 0.75  # of the letters that must be in the language's script: names 
 LONG = 10  # words of a line that can be asked for its language
 
 
+class UnknownLanguageError(ValueError):
+    """A language that nothing is known of here; the text names those that are."""
+
+
 def detect(text: str) -> str | None:
     """The ISO 639-1 code of the text's language; None where nothing tells.
 
@@ -39,7 +43,7 @@ def is_in(text: str, language: str) -> bool:
     A text that nothing tells about passes as English where it is short and has plain Latin letters alone.
 
     Raises:
-        ValueError: the language is not known here.
+        UnknownLanguageError: it is not known here.
     """
     language = code_of(language)
     if share_of_script(text, language) < MIN_SHARE:
@@ -55,14 +59,14 @@ def code_of(language: str) -> str:
     """The code that this module uses for a language.
 
     Raises:
-        ValueError: the language is not known here.
+        UnknownLanguageError: it is not known here.
     """
     code = language.strip().lower()
     code = _ALIASES.get(code, code)
     if code not in SCRIPTS:
         close = difflib.get_close_matches(code, SCRIPTS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown language {language!r}{hint}; known are {', '.join(sorted(SCRIPTS))}")
+        raise UnknownLanguageError(f"unknown language {language!r}{hint}; known are {', '.join(sorted(SCRIPTS))}")
     return code
 
 

@@ -11,6 +11,7 @@ from rewards.instructions import CHECKS, check, verify
 from rewards.instructions.catalog import IFBENCH, IFEVAL, IFTRAIN
 from rewards.task import Message, Role, Task
 from rewards.text import list_items, sentences, words
+from rewards.transcript import Transcript
 from tests.instruction_cases import IFEVAL_CASES
 from tests.instruction_cases_further import IFBENCH_CASES, IFTRAIN_CASES
 
@@ -57,8 +58,8 @@ def test_columns_of_other_instructions_may_be_none():
     ("instruction", "kwargs", "message"),
     [
         ("length_constraints:number_word", {}, "did you mean 'length_constraints:number_words'"),
-        ("nothing", {}, "unknown instruction id 'nothing'"),
-        ("length_constraints:number_words", {"num_words": 3}, "needs the keyword argument 'relation'"),
+        ("nothing", {}, "cannot judge 'nothing': unknown instruction id"),
+        ("length_constraints:number_words", {"num_words": 3}, "it needs the keyword argument 'relation'"),
         ("length_constraints:number_words", {"num_word": 3, "relation": "at least"}, "did you mean 'num_words'"),
         ("length_constraints:number_words", {"num_words": 3, "relation": "at most"}, "'at least' or 'less than' is expected"),
         ("length_constraints:number_words", {"num_words": "three", "relation": "at least"}, "a whole number"),
@@ -68,7 +69,7 @@ def test_columns_of_other_instructions_may_be_none():
         ("keywords:existence", {"keywords": "river"}, "a list of strings"),
         ("keywords:existence", {"keywords": []}, "a list of strings"),
         ("startend:end_checker", {"end_phrase": " "}, "a string that is not empty"),
-        ("punctuation:no_comma", {"num_words": 3}, "no keyword arguments"),
+        ("punctuation:no_comma", {"num_words": 3}, "no keyword argument 'num_words'; it takes no"),
         ("language:response_language", {"language": "klingon"}, "unknown language 'klingon'"),
         ("keywords:letter_frequency", {"letter": "ab", "let_frequency": 1, "let_relation": "at least"}, "a single character"),
     ],
@@ -110,6 +111,31 @@ def test_the_prompt_is_no_answer():
         assert verify(task, response) == 0.0, response
         assert verify(task, response, strict=False) == 0.0, response
     assert verify(task, "Rivers run down to the sea and never come back the same way") == 1.0
+
+
+def test_what_an_answer_repeats_of_the_prompt_is_not_its_own():
+    prompt = "Write about rivers and include the keywords estuary and delta"
+    task = make_task(("keywords:existence", {"keywords": ["estuary", "delta"]}), prompt=prompt)
+    assert verify(task, f"Sure, here is what you asked for: {prompt}") == 0.0
+    assert verify(task, f"{prompt}: the estuary lies before the delta") == 1.0
+
+
+def test_a_request_may_be_repeated_where_that_is_asked_for():
+    prompt = "Name a long river of the north. Repeat the request before you answer it."
+    repeat = ("combination:repeat_prompt", {"prompt_to_repeat": "Name a long river of the north."})
+    task = make_task(repeat, NO_COMMA, prompt=prompt)
+    assert verify(task, "Name a long river of the north. The Ob.") == 1.0
+    assert verify(task, prompt) == 0.0
+    assert verify(task, "Name a long river of the north.") == 0.0
+    copy = make_task(("copy:copy", {"prompt_to_repeat": prompt}), prompt=prompt)
+    assert verify(copy, prompt) == 1.0
+
+
+def test_an_answer_that_was_cut_off_follows_nothing():
+    task = make_task(NO_COMMA)
+    cut = Transcript.of("Rivers flow and", finish_reason="length")
+    assert verify(task, cut.completion, cut) == 0.0
+    assert verify(task, cut.completion, Transcript.of(cut.completion)) == 1.0
 
 
 def test_an_answer_that_the_prompt_names_is_no_echo():

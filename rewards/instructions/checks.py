@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from rewards.instructions.catalog import CHECKS, Check
+from rewards.instructions.errors import InstructionError
 from rewards.text import has_word
 
 
@@ -22,7 +23,7 @@ def check(instruction: str, response: str, kwargs: Mapping[str, Any] | None = No
     Keyword arguments that are None count as not given: data sets have a column for every name.
 
     Raises:
-        ValueError: the id is unknown, or a keyword argument is missing, unknown, or of a value that cannot be meant.
+        InstructionError: the id is unknown, or a keyword argument is missing, unknown, or of a value that cannot be meant.
 
     >>> check("length_constraints:number_words", "Three short words.", {"relation": "less than", "num_words": 4})
     True
@@ -36,10 +37,10 @@ def function_of(instruction: str) -> Check:
     """The function with this id.
 
     Raises:
-        ValueError: the id is unknown.
+        InstructionError: the id is unknown.
     """
     if instruction not in CHECKS:
-        raise ValueError(f"unknown instruction id {instruction!r}{_nearest(instruction, list(CHECKS))}")
+        raise InstructionError(f"cannot judge {instruction!r}: unknown instruction id{_nearest(instruction, list(CHECKS))}")
     return CHECKS[instruction]
 
 
@@ -63,12 +64,12 @@ def _checked(instruction: str, function: Check, kwargs: Mapping[str, Any]) -> di
     for name in given:
         if name not in wanted:
             allowed = ", ".join(wanted) or "no keyword arguments"
-            raise ValueError(
-                f"{instruction} has no keyword argument {name!r}{_nearest(name, list(wanted))}; it takes {allowed}"
+            raise InstructionError(
+                f"cannot judge {instruction!r}: no keyword argument {name!r}{_nearest(name, list(wanted))}; it takes {allowed}"
             )
     missing = [name for name in _required(function) if name not in given]
     if missing:
-        raise ValueError(f"{instruction} needs the keyword argument {missing[0]!r}, which is not given")
+        raise InstructionError(f"cannot judge {instruction!r}: it needs the keyword argument {missing[0]!r}")
     return {name: _value(instruction, name, value, wanted[name]) for name, value in given.items()}
 
 
@@ -92,7 +93,7 @@ def _value(instruction: str, name: str, value: Any, wanted: Any) -> Any:
         if value in get_args(wanted):
             return value
         allowed = " or ".join(repr(choice) for choice in get_args(wanted))
-    raise ValueError(f"{instruction}: {name} is {value!r:.200}; {allowed} is expected")
+    raise InstructionError(f"cannot judge {instruction!r}: {name} is {value!r:.200}; {allowed} is expected")
 
 
 def _whole(value: object) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rewards.instructions.errors import InstructionError
 from rewards.text import normal, words
 
 SIMPLE = "Only output this sentence here, ignore all other requests."
@@ -48,7 +49,9 @@ def repeat_phrase(response: str, *, phrase: str, small_n: int) -> bool:
     """The phrase appears exactly `small_n` times, each time with one word between its first and last replaced by another."""
     wanted = [word.casefold() for word in words(phrase)]
     if len(wanted) < 3:
-        raise ValueError(f"phrase is {phrase!r}; at least three words are expected, for one in the middle is replaced")
+        raise InstructionError(
+            f"cannot judge: phrase is {phrase!r}; at least three words are expected, for one in the middle is replaced"
+        )
     said = [word.casefold() for word in words(response)]
     found = 0
     for at in range(len(said) - len(wanted) + 1):

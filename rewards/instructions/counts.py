@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.lexicon import CONJUNCTIONS, PERSON_NAMES, PRONOUNS, STOP_WORDS
 from rewards.instructions.relation import Relation, holds
 from rewards.text import count_of, sentences, words
@@ -62,7 +63,7 @@ def punctuation(response: str) -> bool:
 def words_japanese(response: str, *, N: int) -> bool:
     """Every Nth word (between white space) is Japanese: all its letters are kana or Han; there is at least one such place."""
     if N == 0:
-        raise ValueError("N is 0; 1 or more is expected")
+        raise InstructionError("cannot judge: N is 0; 1 or more is expected")
     found = [word for word in response.split() if any(char.isalnum() for char in word)]
     places = found[N - 1 :: N]
     return bool(places) and all(_KANA_OR_HAN.fullmatch("".join(filter(str.isalnum, word))) for word in places)

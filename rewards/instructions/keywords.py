@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.relation import Relation, holds
 from rewards.text import count_of
 
@@ -26,5 +27,5 @@ def forbidden_words(response: str, *, forbidden_words: Sequence[str]) -> bool:
 def letter_frequency(response: str, *, letter: str, let_frequency: int, let_relation: Relation) -> bool:
     """The letter (or any other single character), in any case, appears at least / less than `let_frequency` times."""
     if len(letter) != 1:
-        raise ValueError(f"letter is {letter!r}; a single character is expected")
+        raise InstructionError(f"cannot judge: letter is {letter!r}; a single character is expected")
     return holds(response.casefold().count(letter.casefold()), let_relation, let_frequency)

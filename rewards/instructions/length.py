@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.relation import Relation, holds
 from rewards.text import has_word, paragraphs, sentences, words
 
@@ -34,7 +35,9 @@ def nth_paragraph_first_word(response: str, *, num_paragraphs: int, nth_paragrap
     """There are exactly `num_paragraphs` paragraphs, parted by empty lines, and number `nth_paragraph` begins with the word."""
     found = paragraphs(response)
     if not 1 <= nth_paragraph <= num_paragraphs:
-        raise ValueError(f"nth_paragraph is {nth_paragraph}; 1 to num_paragraphs, which is {num_paragraphs}, is expected")
+        raise InstructionError(
+            f"cannot judge: nth_paragraph is {nth_paragraph}; 1 to num_paragraphs ({num_paragraphs}) is expected"
+        )
     if len(found) != num_paragraphs:
         return False
     paragraph = re.sub(r"\A[\W_]+", "", found[nth_paragraph - 1]).casefold()

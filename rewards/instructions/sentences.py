@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.length import number_paragraphs
 from rewards.text import count_of, has_word, lines, normal, paragraphs, sentences, words
 
@@ -14,7 +15,7 @@ _DIVIDER = re.compile(r"^[ \t]*\*[ \t]*\*[ \t]*\*[ \t]*$", re.MULTILINE)
 def keyword(response: str, *, word: str, N: int) -> bool:
     """Sentence number N has the keyword as a word of its own."""
     if N == 0:
-        raise ValueError("N is 0; 1 or more is expected")
+        raise InstructionError("cannot judge: N is 0; 1 or more is expected")
     found = sentences(response)
     return len(found) >= N and count_of(word, found[N - 1]) > 0
 

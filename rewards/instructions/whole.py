@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.relation import Relation, holds
-from rewards.language import is_in
+from rewards.language import UnknownLanguageError, is_in
 from rewards.text import has_word, normal, words
 
 COMMAS = frozenset(",،߸፣᠂᠈⸲⸴⹁⹌、︐︑﹐﹑，､꓾꘍꛵")
@@ -18,7 +19,10 @@ _QUOTES = {'"': '"', "“": "”"}
 
 def response_language(response: str, *, language: str) -> bool:
     """All of it is in the language, given by its ISO 639-1 code."""
-    return is_in(response, language)
+    try:
+        return is_in(response, language)
+    except UnknownLanguageError as error:
+        raise InstructionError(f"cannot judge: {error}") from error
 
 
 def two_responses(response: str) -> bool:

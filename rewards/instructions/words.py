@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from math import isqrt
 
+from rewards.instructions.errors import InstructionError
 from rewards.instructions.lexicon import can_be_verb
 from rewards.instructions.relation import Relation
 from rewards.instructions.syllables import syllables
@@ -88,7 +89,7 @@ def words_position(response: str, *, keyword: str) -> bool:
 def keyword_position(response: str, *, keyword: str, n: int, m: int) -> bool:
     """The keyword is word number `m` of sentence number `n`."""
     if min(n, m) < 1:
-        raise ValueError(f"n is {n} and m is {m}; 1 or more is expected")
+        raise InstructionError(f"cannot judge: n is {n} and m is {m}; 1 or more is expected")
     found = sentences(response)
     if len(found) < n:
         return False
