@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from recipes.check_judge import judge_problems
 from recipes.check_reward import reward_problem, shown
 from recipes.load import LOCAL_PREFIXES, LoadedRecipe, candidates
 from recipes.schema import Recipe
@@ -55,6 +56,7 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
         else:
             are_known = False
         problems += [loaded.error(("data", "sources", i, *key), problem) for key, problem in found]
+    problems += [loaded.error(key, problem) for key, problem in judge_problems(loaded, model_problem, styles)]
     problems += [loaded.error(key, problem) for key, problem in _mixture_problems(recipe, styles)]
     for i, reward in enumerate(recipe.rewards):
         origin = loaded.tree.nearest(("rewards", i, "use")).origin

@@ -12,17 +12,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from recipes.launch import start_workers, to_plan
+from recipes.launch import read_data, start_workers, to_plan
 from recipes.lines import Progress, line
 from recipes.load import LoadedRecipe
 from recipes.runtime import check_engine, ray_runtime
 from rewards.errors import UserError
-from rewards.score import part_names
 from rl.checkpoint import last_checkpoint
 from rl.collect import Crew, Evaluation, evaluate
 from rl.config import ModelConfig
 from rl.workers import EngineSpec, WorkerDiedError
-from specialists.data import load_data
+from specialists.judging import judge_part, open_judge, primary_part
 from specialists.specialist import Plan
 
 
@@ -30,8 +29,8 @@ def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
     """Prints the accuracy; the model's own settings (dtype, attention) come from the recipe."""
     plan = to_plan(loaded)
     check_engine(plan.engine.name, plan.runtime)
-    if not plan.rewards:
-        raise UserError("rewards: got none; allowed: at least one, since the first one decides what counts as correct")
+    if not plan.can_score:
+        raise UserError("rewards: got none; allowed: at least one, or a judge, since it decides what counts as correct")
     folder = last_checkpoint(Path(source)) if Path(source).is_dir() else Path(source)
     try:
         with ray_runtime(plan.runtime):
@@ -47,19 +46,24 @@ def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
 
 
 async def _evaluate(plan: Plan, folder: str) -> Evaluation:
-    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    data = read_data(plan)
     workers = await start_workers(plan, _note)
     model = ModelConfig(
         path=folder, dtype=plan.model.dtype, attention=plan.model.attention, trust_remote_code=plan.model.trust_remote_code
     )
     spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s)
     try:
-        crew = Crew(workers.rollouts, workers.rewards, part_names(plan.rewards)[0], plan.runtime.timeout_s)
+        if plan.judge is not None:
+            await open_judge(workers, plan.judge, model, plan.engine, plan.runtime.timeout_s)
+        primary, part = primary_part(plan.rewards, plan.judge), judge_part(plan.judge, plan.rewards)
+        crew = Crew(workers.rollouts, workers.rewards, primary, plan.runtime.timeout_s, part, workers.judges)
         await crew.open(spec)
-        tasks = data.held_out[: plan.evaluation.num_tasks]
-        return await evaluate(crew, tasks, plan.evaluation.sampling, plan.evaluation.num_samples, plan.seed)
+        config = plan.evaluation
+        tasks, labels = data.held_out[: config.num_tasks], data.judging_held_out[: config.num_tasks]
+        return await evaluate(crew, tasks, config.sampling, config.num_samples, plan.seed, labels)
     finally:
-        await asyncio.gather(*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards))
+        for problem in await workers.close():
+            _note("close_failed", {"error": repr(problem)})
 
 
 def _note(event: str, fields: Mapping[str, Any]) -> None:
@@ -78,6 +82,8 @@ def _print(result: Evaluation, folder: str, recipe: str) -> None:
         table.add_row(f"  {kind}", f"{accuracy:.1%}")
     for k, share in result.pass_at_k.items():
         table.add_row(f"pass@{k}", f"{share:.1%}")
+    for name, value in result.judge.items():
+        table.add_row(f"judge: {name.replace('_', ' ')}", f"{value:.3g}")
     if result.num_failed:
         table.add_row("could not be scored", str(result.num_failed))
     Console().print(table)

@@ -31,7 +31,10 @@ from recipes.runs import RUNS
 from recipes.runtime import check_engine, ray_runtime
 from recipes.view import open_view
 from rewards.errors import UserError
+from rewards.judge import Rules
+from rewards.judge_prompt import read_prompt
 from rewards.plugin import read_source
+from rewards.rubric import Rubric
 from rewards.score import is_correct
 from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
 from rl.compute import set_num_threads
@@ -42,7 +45,9 @@ from rl.scoring import RewardWorker
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers, in_thread
 from specialists.config import SftConfig
 from specialists.data import Data, load_data
-from specialists.grpo import ScoringFailedError
+from specialists.grpo import JudgeGapError, ScoringFailedError
+from specialists.judging import JudgePlan
+from specialists.labels import with_labels
 from specialists.progress import Progress
 from specialists.specialist import InterruptedRun, Plan, Specialist
 
@@ -51,7 +56,7 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     """Trains what the recipe says; returns the exit code."""
     plan = to_plan(loaded)
     check_engine(plan.engine.name, plan.runtime)
-    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)  # before there is a folder: most mistakes show here
+    data = read_data(plan)  # before there is a folder: most mistakes show here
     folder = new_run_folder(name or plan.name)
     with sole_owner(folder):
         write_text(folder / "recipe.yaml", resolved_yaml(loaded.recipe))
@@ -63,7 +68,7 @@ def resume_run(stopped: Stopped, *, as_json: bool) -> int:
     folder, checkpoint = stopped.folder, stopped.checkpoint
     plan = to_plan(stopped.loaded)
     check_engine(plan.engine.name, plan.runtime)
-    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    data = read_data(plan)
     if checkpoint is not None:
         check_same_inputs(checkpoint, recipe_hash=plan.recipe_hash, data_hash=data.hash)
     write_text(folder / "recipe.yaml", resolved_yaml(stopped.loaded.recipe))
@@ -136,7 +141,13 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
     recipe = loaded.recipe
     search = [loaded.path.parent, Path.cwd()]
     rewards = [read_source(reward, search) for reward in recipe.rewards]
-    texts = "\n".join([recipe_hash(recipe), *(reward.text or "" for reward in rewards)])  # an edited reward is another recipe
+    judge = None
+    if recipe.judge is not None:
+        rubric = Rubric(recipe.judge.rubric) if recipe.judge.rubric else None
+        rules = Rules(read_prompt(recipe.judge.prompt, search), rubric, recipe.judge.num_samples)
+        judge = JudgePlan(recipe.judge, rules)
+    read = [*(reward.text or "" for reward in rewards), *([judge.rules.prompt.text] if judge else [])]
+    texts = "\n".join([recipe_hash(recipe), *read])  # an edited reward is another recipe
     return Plan(
         name=str(recipe.name),
         domain=recipe.domain,
@@ -146,6 +157,7 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         stages=recipe.stages,
         rewards=rewards,
         sandbox=recipe.sandbox,
+        judge=judge,
         optimizer=recipe.optimizer,
         engine=recipe.engine,
         runtime=recipe.runtime,
@@ -153,6 +165,12 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         checkpoints=recipe.checkpoints,
         recipe_hash=hashlib.sha256(texts.encode()).hexdigest()[:32],
     )
+
+
+def read_data(plan: Plan) -> Data:
+    """The recipe's tasks and its judge's labels."""
+    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    return data if plan.judge is None else with_labels(data, plan.judge.config, plan.judge.rules, plan.seed)
 
 
 def num_threads(config: RuntimeConfig) -> int:
@@ -176,6 +194,7 @@ async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], Non
         InlineTrainer(config.timeout_s),
         [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
         [InlineRewards(await in_thread(make, None, "the rewards to load"), config.timeout_s) for _ in range(num_rewards)],
+        [InlineRollouts(config.timeout_s)] if plan.judge is not None and plan.judge.frozen is not None else [],
     )
 
 
@@ -214,7 +233,7 @@ def _train(specialist: Specialist, log: RunLog, stop: threading.Event) -> int:
     except (InterruptedRun, KeyboardInterrupt, asyncio.CancelledError):
         log.event("interrupted", **_what_next(specialist))
         return 130
-    except (ScoringFailedError, TimeoutError, FloatingPointError, WeightsError, WorkerDiedError) as error:
+    except (ScoringFailedError, JudgeGapError, TimeoutError, FloatingPointError, WeightsError, WorkerDiedError) as error:
         log.event("failed", error=str(error), **_what_next(specialist))
         return 1
     except Exception as error:  # the user's mistake, or ours: `main` tells which
@@ -255,10 +274,8 @@ async def _train_with_workers(specialist: Specialist, log: RunLog, stop: threadi
     try:
         await specialist.train(workers)
     finally:
-        closing = [*(w.close() for w in workers.rollouts), *(w.close() for w in workers.rewards)]
-        for problem in await asyncio.gather(*closing, return_exceptions=True):  # why the run ended matters more than these
-            if isinstance(problem, BaseException):
-                log.event("close_failed", error=repr(problem))
+        for problem in await workers.close():  # why the run ended matters more than these
+            log.event("close_failed", error=repr(problem))
 
 
 def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]:
@@ -285,7 +302,8 @@ def _summary(specialist: Specialist, code: int, wall_s: float) -> dict[str, Any]
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: evaluation[key] for key in ("accuracy", "num_tasks", "mean_completion_tokens")}
+    found = {key: evaluation[key] for key in ("accuracy", "num_tasks", "mean_completion_tokens")}
+    return {**found, **({"judge": evaluation["judge"]} if "judge" in evaluation else {})}
 
 
 def _report(folder: Path, log: RunLog) -> Path | None:

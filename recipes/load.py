@@ -23,6 +23,7 @@ from recipes import tree as trees
 from recipes.messages import problems
 from recipes.schema import SHORTHANDS, STAGE_SHORTHANDS, Recipe
 from recipes.tree import Key, Node, Origin, RecipeError, did_you_mean, dotted, show
+from rl.judge_config import POLICY
 from rl.losses.config import GrpoLossConfig
 
 FOLDER = Path(__file__).resolve().parent  # of the shipped recipes
@@ -79,7 +80,7 @@ FREE_OF_STAGES = ("eval_every", "save_every")
 
 def is_free(key: Sequence[str]) -> bool:
     """Whether a setting may change without changing what is trained, when a run is resumed for one."""
-    return key[0] in FREE or (key[0] == "stages" and key[-1] in FREE_OF_STAGES)
+    return key[0] in FREE or (key[0] == "stages" and key[-1] in FREE_OF_STAGES) or tuple(key) == ("judge", "max_gap")
 
 
 def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -226,9 +227,10 @@ def _absolute_paths(tree: Node) -> Node:
     keys: list[Key] = [("model", "path")]
     keys += [("data", "sources", i, "dataset") for i in range(_length(data, "data", "sources"))]
     keys += [("rewards", i, "use") for i in range(_length(data, "rewards"))]
+    keys += [("judge", "model"), ("judge", "prompt"), ("judge", "train", "labels")]
     for key in keys:
         node = tree.nearest(key)
-        if not isinstance(node.value, str):
+        if not isinstance(node.value, str) or node.value == POLICY:
             continue
         path, colon, function = node.value.partition(".py:") if key[-1] == "use" else (node.value, "", "")
         suffix = ".py" if colon else ""

@@ -15,6 +15,10 @@ from pydantic_core import PydanticCustomError
 
 from recipes.tree import Key, did_you_mean, dotted, show
 from rewards.config import RewardConfig, SandboxConfig
+from rewards.endpoint import EndpointConfig
+from rewards.judge import PART
+from rewards.labels import DOMAIN as JUDGE_DOMAIN
+from rewards.rubric import problems as rubric_problems
 from rl.config import (
     MUON_WITH_LORA,
     CheckpointConfig,
@@ -27,6 +31,7 @@ from rl.config import (
     SamplingConfig,
 )
 from rl.engine.capabilities import DECLARED
+from rl.judge_config import POLICY, JudgeConfig
 from specialists.config import DataConfig, SftConfig, SourceConfig
 from specialists.generators import GENERATORS, REASONING_GYM
 
@@ -53,6 +58,7 @@ class Recipe(BaseModel):
     stages: tuple[Annotated[StageConfig, Field(discriminator="kind")], ...]
     rewards: tuple[RewardConfig, ...] = ()
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
+    judge: JudgeConfig | None = None
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
@@ -66,6 +72,7 @@ class Recipe(BaseModel):
             *_data_problems(self),
             *_stage_problems(self),
             *_engine_problems(self),
+            *_judge_problems(self),
             *_runtime_problems(self.runtime),
         ]:
             text = "; ".join(f"{dotted(key)}: {problem}" for key, problem in problems)
@@ -151,10 +158,10 @@ def _stage_problems(recipe: Recipe) -> Problems:
                 yield (*key, "sampling", "temperature"), "got 0, which makes a group's completions equal; allowed: more than 0"
             if stage.mixed_versions and stage.max_staleness == 0:
                 yield (*key, "mixed_versions"), "got true; allowed only with max_staleness of 1 or more"
-            if not recipe.rewards:
+            if not recipe.rewards and recipe.judge is None:
                 yield (
                     ("rewards",),
-                    f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from",
+                    f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from, or a judge",
                 )
             yield from _loss_problems(key, stage)
     yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
@@ -204,6 +211,44 @@ def _engine_problems(recipe: Recipe) -> Problems:
     for key in ("compile", "kv_cache_bytes"):
         if (value := getattr(engine, key)) and engine.name != "vllm":
             yield ("engine", key), f"got {show(value)} with {engine.name}; allowed: with vllm (engine.name=vllm)"
+
+
+def _judge_problems(recipe: Recipe) -> Problems:
+    judge = recipe.judge
+    weighted = any(reward.weight for reward in recipe.rewards)
+    if judge is None:
+        if recipe.rewards and not weighted:
+            yield ("rewards",), "every weight is 0, which only measures; allowed: at least one other weight, or a judge"
+        return
+    if any(reward.use.endswith(f":{PART}") for reward in recipe.rewards):
+        yield ("rewards",), f"got a function called {PART}, which is the name of the judge's part; allowed: another name"
+    if recipe.domain == JUDGE_DOMAIN:
+        yield ("domain",), f"got {JUDGE_DOMAIN}, which is that of judging tasks; allowed: another name"
+    if judge.rubric:
+        yield from ((("judge", "rubric", *place), problem) for place, problem in rubric_problems(judge.rubric))
+    if judge.weight == 0 and not weighted:
+        yield ("judge", "weight"), "got 0 where no reward has a weight; allowed: more than 0, or a reward with a weight"
+    if judge.max_gap is not None and not recipe.rewards:
+        yield (
+            ("judge", "max_gap"),
+            f"got {judge.max_gap:g}; allowed: beside a reward that measures the truth, with weight 0 or more",
+        )
+    own = judge.model == POLICY
+    if judge.train is not None and judge.train.num_prompts and not own:
+        yield (
+            ("judge", "train", "num_prompts"),
+            f"got {judge.train.num_prompts} with another model as judge; allowed: 0 (labels only measure), or model: {POLICY}",
+        )
+    if isinstance(judge.model, EndpointConfig):
+        if not judge.model.endpoint.startswith(("http://", "https://")):
+            yield ("judge", "model", "endpoint"), f"got {show(judge.model.endpoint)}; allowed: http://... or https://..."
+    else:
+        yield from _length_problems(("judge", "sampling"), judge.sampling, recipe.engine.max_seq_len)
+        if not own and recipe.engine.name == "vllm" and recipe.runtime.mode == "inline":
+            yield (
+                ("judge", "model"),
+                f"got {show(judge.model)} with vllm, of which a process holds one; allowed: {POLICY}, or runtime=ray",
+            )
 
 
 def _loss_problems(key: Key, stage: GrpoConfig) -> Problems:

@@ -46,6 +46,7 @@ class RewardResult:
     parts: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    is_empty: bool = False  # FAILED because no reward with a weight applies; none went wrong, and a judge may still score it
 
     def __post_init__(self) -> None:
         assert (self.score is None) == (self.status is ScoreStatus.FAILED), "a failed score has no number, any other has one"

@@ -68,7 +68,8 @@ def weigh(weights: Mapping[str, float], found: Iterable[Outcome], task: Task) ->
     parts, scale = {**values, **measured}, sum(abs(weights[name]) for name in values)
     if not scale:
         kept = f"only {', '.join(values)}, of weight 0, did" if values else "every one returned None"
-        return _failed(f"no reward applies to task {task.id!r}: {kept}", parts, notes)
+        error = f"no reward applies to task {task.id!r}: {kept}"
+        return RewardResult(ScoreStatus.FAILED, None, parts, error, notes, is_empty=True)
     total = sum(weights[name] * value for name, value in values.items()) / scale
     if not math.isfinite(total):
         return _failed(f"the weighted mean of {values} on task {task.id!r} is {total}, not a finite number", parts, notes)
@@ -97,15 +98,13 @@ def part_weights(sources: Sequence[RewardSource]) -> dict[str, float]:
     """The weight of each part, by its name and in order.
 
     Raises:
-        UserError: no reward, one named twice, a weight that is not finite, or no weight but 0.
+        UserError: no reward, one named twice, or a weight that is not finite.
     """
     if not sources:
         raise UserError("a recipe needs at least one reward, such as rewards.math:verify")
     for source in sources:
         if isinstance(source.weight, bool) or not math.isfinite(source.weight):
             raise UserError(f"reward {source.use!r}: weight {source.weight!r} is not a finite number")
-    if not any(source.weight for source in sources):
-        raise UserError("rewards: every weight is 0, which only measures; give at least one another weight")
     return {name: float(source.weight) for name, source in zip(part_names(sources), sources, strict=True)}
 
 

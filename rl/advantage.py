@@ -12,6 +12,7 @@ import numpy as np
 
 from rl.batch import Sample
 from rl.config import GrpoConfig
+from rl.judging import is_judging
 from rl.shaping import is_truncated, length_penalty
 from rl.trajectory import TrajectoryGroup
 
@@ -41,8 +42,8 @@ class GroupCounts:
 
 
 def shaped_rewards(group: TrajectoryGroup, stage: GrpoConfig) -> list[float]:
-    """The score of each valid member, with the length penalty where the stage has one."""
-    if stage.overlong is None:
+    """The score of each valid member, with the length penalty where the stage has one; judging tasks have none."""
+    if stage.overlong is None or is_judging(group.task):
         return _scores(group)
     max_tokens = stage.overlong.max_tokens or stage.sampling.max_tokens
     lengths = [m.trajectory.num_sampled for m in group.valid]
@@ -74,7 +75,7 @@ def to_samples(groups: Iterable[TrajectoryGroup], stage: GrpoConfig) -> tuple[li
         for member, advantage, trained in zip(group.valid, advantages(of_group), _trained(group, stage), strict=True):
             num_truncated += not trained
             if trained:
-                samples.append(Sample.from_trajectory(member.trajectory, advantage / scale))
+                samples.append(Sample.from_trajectory(member.trajectory, group.weight * advantage / scale))
     num_failed = sum(len(group.members) - len(group.valid) for group in groups)
     scores = [r for group in groups for r in _scores(group)]
     num_overlong = sum(shaped < score for shaped, score in zip(all_rewards, scores, strict=True))

@@ -9,14 +9,16 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
+from rewards.judge import Ask, Completer, Judgement, Reply, judge, with_judgement
 from rewards.result import RewardResult
 from rewards.score import is_correct, is_scored
 from rewards.task import Task
 from rewards.transcript import Transcript
 from rl.config import RuntimeConfig, SamplingConfig
 from rl.engine.capabilities import Capabilities
+from rl.judging import JudgePart, RolloutCompleter, agreement_of, is_judging, submission
+from rl.judging_figures import label_figures, score_figures
 from rl.pool import Pool
 from rl.rollout import GroupRequest
 from rl.stats import pass_at_k, wilson_interval
@@ -40,6 +42,8 @@ class Crew:
     """The workers that turn tasks into scored trajectories; `primary` is the reward part that decides accuracy.
 
     Workers may be lost and come back while it works (rl/pool.py); `timeout_s` is how long it waits when none is left.
+    A `judge` adds its part to every score. It is asked through `judges`, rollout workers of a frozen model that are open
+    already, or where there are none through `rollouts`: the policy judges. Judging tasks are scored by their labels.
     """
 
     def __init__(
@@ -48,9 +52,13 @@ class Crew:
         rewards: Sequence[RewardHandle],
         primary: str,
         timeout_s: float = RuntimeConfig.timeout_s,
+        judge: JudgePart | None = None,
+        judges: Sequence[RolloutHandle] = (),
     ) -> None:
-        self.primary = primary
+        self.primary, self.judge = primary, judge
+        self.truth = primary if rewards else None  # the part that a judge's scores are held against
         self._rollouts, self._rewards = Pool("rollout", rollouts, timeout_s), Pool("reward", rewards, timeout_s)
+        self._judges = Pool("judge", judges, timeout_s) if judges else self._rollouts
 
     async def open(self, spec: EngineSpec) -> Capabilities:
         """This engine in every rollout worker; in those that are away, before they are back."""
@@ -68,9 +76,10 @@ class Crew:
         async def share(first: int, mine: Sequence[GroupRequest]) -> list[TrajectoryGroup]:
             rollouts = await self._rollouts.run(first, lambda worker: worker.rollout(mine))
             sampled_at.append(time.perf_counter())
-            scores = iter(await self._score(list(chain.from_iterable(rollouts))))
+            pairs = [(request, t) for request, members in zip(mine, rollouts, strict=True) for t in members]
+            scored = iter(await self._score(first, pairs))
             return [
-                TrajectoryGroup(request.task, tuple(ScoredTrajectory(t, next(scores)) for t in members))
+                TrajectoryGroup(request.task, tuple(next(scored) for _ in members), request.weight)
                 for request, members in zip(mine, rollouts, strict=True)
             ]
 
@@ -81,10 +90,61 @@ class Crew:
     async def pull(self, weights: object) -> None:
         await asyncio.gather(*(worker.pull(weights) for worker in self._rollouts.workers))
 
-    async def _score(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
+    async def ask(self, asks: Sequence[Ask]) -> list[Reply]:
+        """The judge's replies, dealt out to the workers that it runs in."""
+        if self._part.endpoint is not None:
+            return await self._part.endpoint.complete(asks)
+
+        async def share(first: int, mine: Sequence[Ask]) -> list[Reply]:
+            return await self._completer(first).complete(mine)
+
+        return await self._judges.each_share(asks, share)
+
+    @property
+    def _part(self) -> JudgePart:
+        assert self.judge is not None, "the recipe has a judge"
+        return self.judge
+
+    def _completer(self, first: int) -> Completer:
+        """The judge, asked through one worker by preference: a share's judgements stay where its rollouts were."""
+        part = self._part
+
+        async def rollouts(requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
+            return await self._judges.run(first, lambda worker: worker.rollout(requests))
+
+        return part.endpoint or RolloutCompleter(rollouts, part.sampling, part.effort)
+
+    async def _score(self, first: int, pairs: Sequence[tuple[GroupRequest, Trajectory]]) -> list[ScoredTrajectory]:
+        """Each trajectory with its score, in order; rewards and judge are at work side by side."""
+        own = [(request, t) for request, t in pairs if not is_judging(t.task)]
+        results, judgements = await asyncio.gather(self._reward([t for _, t in own]), self._judge(first, own))
+        found = iter(zip(results, judgements, strict=True))
+        scored = []
+        for _, trajectory in pairs:
+            if is_judging(trajectory.task):
+                scored.append(ScoredTrajectory(trajectory, agreement_of(trajectory)))
+                continue
+            result, judgement = next(found)
+            if judgement is not None:
+                result = with_judgement(result, judgement, self._part.weights)
+            assert result is not None, "rewards or a judge have scored it"
+            scored.append(ScoredTrajectory(trajectory, result, judgement))
+        return scored
+
+    async def _judge(
+        self, first: int, pairs: Sequence[tuple[GroupRequest, Trajectory]]
+    ) -> Sequence[Judgement] | Sequence[None]:
+        if self.judge is None:
+            return [None] * len(pairs)
+        submissions = [submission(request.seed, trajectory) for request, trajectory in pairs]
+        return await judge(self._completer(first), self.judge.rules, submissions)
+
+    async def _reward(self, trajectories: Sequence[Trajectory]) -> Sequence[RewardResult] | Sequence[None]:
         async def share(first: int, mine: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
             return await self._rewards.run(first, lambda worker: worker.score(mine))
 
+        if not self._rewards.workers:
+            return [None] * len(trajectories)
         return await self._rewards.each_share([(t.task, t.transcript) for t in trajectories], share)
 
 
@@ -100,6 +160,7 @@ class Evaluation:
     num_failed: int
     by_kind: Mapping[str, float]
     pass_at_k: Mapping[int, float]
+    judge: Mapping[str, float]  # figures of the judge; empty where there is none
     groups: Sequence[TrajectoryGroup] = field(repr=False)
 
     def as_dict(self) -> dict[str, object]:
@@ -113,6 +174,7 @@ class Evaluation:
             "num_failed": self.num_failed,
             "by_kind": dict(self.by_kind),
             "pass_at_k": {str(k): v for k, v in self.pass_at_k.items()},
+            **({"judge": dict(self.judge)} if self.judge else {}),
         }
 
 
@@ -125,10 +187,24 @@ def _num_solved(group: TrajectoryGroup, primary: str) -> int:
     return sum(is_correct(m.reward, primary) for m in group.members)
 
 
-async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, num_samples: int, seed: int) -> Evaluation:
-    """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks."""
+async def evaluate(
+    crew: Crew,
+    tasks: Sequence[Task],
+    sampling: SamplingConfig,
+    num_samples: int,
+    seed: int,
+    labels: Sequence[Task] = (),
+) -> Evaluation:
+    """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks.
+
+    Where there is a judge, its figures as well: of its scores on these samples, and of its agreement with held-out labels.
+    """
     requests = [GroupRequest(task, 0, num_samples, sampling, f"{seed}/eval") for task in tasks]
     groups = (await crew.groups(requests)).groups
+    judged: dict[str, float] = {}
+    if crew.judge is not None:
+        judged = score_figures(groups, crew.truth)
+        judged |= await label_figures(crew.ask, crew.judge.rules, labels, f"{seed}/eval/labels")
     solved = [_num_solved(group, crew.primary) for group in groups]
     kinds: dict[str, list[float]] = {}
     for group, count in zip(groups, solved, strict=True):
@@ -145,5 +221,6 @@ async def evaluate(crew: Crew, tasks: Sequence[Task], sampling: SamplingConfig, 
         num_failed=sum(not is_scored(m.reward, crew.primary) for g in groups for m in g.members),
         by_kind={kind: sum(values) / len(values) for kind, values in sorted(kinds.items())},
         pass_at_k={k: sum(pass_at_k(num_samples, c, k) for c in solved) / len(tasks) for k in powers},
+        judge=judged,
         groups=groups,
     )

@@ -17,7 +17,7 @@ from rl.config import EngineConfig, ModelConfig, SamplingConfig
 from rl.engine.build import serve
 from rl.engine.protocol import GenerateRequest, TokenChunk, Weights
 from rl.rng import key_of
-from rl.trajectory import RolloutId, SamplingMask, Trajectory, Turn
+from rl.trajectory import FinishReason, RolloutId, SamplingMask, Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class GroupRequest:
     group_size: int
     sampling: SamplingConfig
     seed: str  # names the random stream, such as "0/train"
+    weight: float = 1.0  # of the group's advantages in the batch
+    may_not_fit: bool = False  # a prompt that leaves no room gives a trajectory without sampled tokens; else it is an error
 
 
 class RolloutWorker:
@@ -36,7 +38,7 @@ class RolloutWorker:
 
     def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
         served = serve(folder, model, engine, timeout_s=timeout_s)
-        self.engine, self.chat = served.engine, served.chat
+        self.engine, self.chat, self._max_seq_len = served.engine, served.chat, engine.max_seq_len
 
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights)
@@ -59,6 +61,8 @@ class RolloutWorker:
     def _start(self, request: GroupRequest, index: int) -> asyncio.Task[Trajectory]:
         rollout_id = RolloutId(request.epoch, request.task.content_hash, index)
         prompt_ids = self.chat.prompt_ids(request.task.messages, request.task.effort)
+        if request.may_not_fit and len(prompt_ids) >= self._max_seq_len:
+            return asyncio.create_task(_without_room(rollout_id, request.task, prompt_ids))
         stream = self.engine.generate(
             GenerateRequest(
                 request_id=f"{request.seed}/{rollout_id}",
@@ -96,3 +100,18 @@ class RolloutWorker:
             if any(row is not None for row in kept)
             else None,
         )
+
+
+async def _without_room(rollout_id: RolloutId, task: Task, prompt_ids: Sequence[int]) -> Trajectory:
+    """A prompt alone: nothing was sampled."""
+    total = len(prompt_ids)
+    return Trajectory(
+        rollout_id=rollout_id,
+        task=task,
+        token_ids=np.array(prompt_ids, np.int32),
+        loss_mask=np.zeros(total, np.bool_),
+        sampler_logprobs=np.zeros(total, np.float32),
+        policy_version=np.full(total, -1, np.int32),
+        turns=(Turn(total, total, FinishReason.CONTEXT),),
+        completion="",
+    )

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from rewards.judge import Judgement
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Task
 from rewards.transcript import Transcript
@@ -127,6 +128,7 @@ class Trajectory:
 class ScoredTrajectory:
     trajectory: Trajectory
     reward: RewardResult
+    judgement: Judgement | None = None  # where a judge scored it: what the judge's part of the reward is made of
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class TrajectoryGroup:
 
     task: Task
     members: tuple[ScoredTrajectory, ...]
+    weight: float = 1.0  # of its advantages in the batch
 
     @cached_property
     def valid(self) -> tuple[ScoredTrajectory, ...]:

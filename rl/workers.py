@@ -158,6 +158,13 @@ class Workers:
     trainer: TrainerHandle
     rollouts: Sequence[RolloutHandle]
     rewards: Sequence[RewardHandle]
+    judges: Sequence[RolloutHandle] = ()  # of a frozen judge's own model
+
+    async def close(self) -> list[BaseException]:
+        """Closes all but the trainer; what went wrong over it."""
+        rollouts = [worker.close() for worker in (*self.rollouts, *self.judges)]
+        found = await asyncio.gather(*rollouts, *(worker.close() for worker in self.rewards), return_exceptions=True)
+        return [problem for problem in found if isinstance(problem, BaseException)]
 
 
 T = TypeVar("T")

@@ -29,16 +29,19 @@ class Data:
 
     train: Sequence[Example]
     held_out: Sequence[Task]
+    judging: Sequence[Example] = ()  # labels for the judge to learn from, as tasks; see specialists/judging.py
+    judging_held_out: Sequence[Task] = ()
 
     @property
     def demonstrations(self) -> list[Demonstration]:
-        return [d for example in self.train for d in example.demonstrations]
+        return [d for example in (*self.train, *self.judging) for d in example.demonstrations]
 
     @property
     def hash(self) -> str:
         """One hash of all that training, scoring and evaluation read; the order does not matter."""
-        rows = [[_fields(e.task), [[d.style, asdict(d.response)] for d in e.demonstrations]] for e in self.train]
-        rows += [[_fields(t), "held out"] for t in self.held_out]
+        examples, held_out = (*self.train, *self.judging), (*self.held_out, *self.judging_held_out)
+        rows = [[_fields(e.task), [[d.style, asdict(d.response)] for d in e.demonstrations]] for e in examples]
+        rows += [[_fields(t), "held out"] for t in held_out]
         lines = sorted(json.dumps(row, default=str) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from rl.advantage import GroupCounts, has_signal, to_samples
 from rl.collect import Collected, Crew
-from rl.config import GrpoConfig
+from rl.config import GrpoConfig, SamplingConfig
+from rl.judging import is_judging
+from rl.judging_figures import step_figures
 from rl.rollout import GroupRequest
 from rl.trajectory import FinishReason, TrajectoryGroup
 from rl.workers import TrainerHandle
@@ -30,6 +32,20 @@ AfterStep: TypeAlias = Callable[[int, int, Metrics, Sequence[TrajectoryGroup]], 
 
 class ScoringFailedError(RuntimeError):
     """More rollouts of a step could not be scored than the recipe allows."""
+
+
+class JudgeGapError(RuntimeError):
+    """The judge's scores are further above the ground truth than the recipe allows: the policy learns to please the judge."""
+
+
+@dataclass(frozen=True)
+class JudgingTasks:
+    """Labels to learn to judge from, beside a stage's own tasks: so many a step, in groups of their own."""
+
+    tasks: TaskSampler
+    num_prompts: int
+    sampling: SamplingConfig
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,17 @@ class GrpoLoop:
     """
 
     def __init__(
-        self, stage: GrpoConfig, seed: int, trainer: TrainerHandle, crew: Crew, tasks: TaskSampler, first_step: int
+        self,
+        stage: GrpoConfig,
+        seed: int,
+        trainer: TrainerHandle,
+        crew: Crew,
+        tasks: TaskSampler,
+        first_step: int,
+        judging: JudgingTasks | None = None,
     ) -> None:
         self.stage, self.seed, self.trainer, self.crew, self.tasks = stage, seed, trainer, crew, tasks
-        self.first_step = first_step
+        self.first_step, self.judging = first_step, judging
         self.trained_step: int | None = first_step  # the step that the trainer's weights have seen; None while that is unknown
         self._ready: asyncio.Queue[Ready | BaseException] = asyncio.Queue()
         self._engines = asyncio.Lock()  # held while rollouts run: weights change and evaluations run between them
@@ -98,9 +121,19 @@ class GrpoLoop:
 
     async def _train(self, step: int, ready: Ready) -> Metrics:
         collected = ready.collected
-        self._check_failures(step, collected.groups)
-        samples, counts = to_samples(collected.groups, self.stage)
-        metrics = group_metrics(collected.groups, counts)
+        own = [group for group in collected.groups if not is_judging(group.task)]
+        judging = [group for group in collected.groups if is_judging(group.task)]
+        self._check_failures(step, own)
+        samples, counts = to_samples(own, self.stage)
+        metrics = group_metrics(own, counts)
+        if self.crew.judge is not None:
+            metrics |= step_figures(collected.groups, self.crew.truth)
+            self._check_gap(step, metrics)
+        if judging:
+            more, counts = to_samples(judging, self.stage)
+            samples += more
+            metrics |= {"judge/num_groups": counts.num_groups, "judge/num_groups_without_signal": counts.num_without_signal}
+            metrics["num_sampled_tokens"] += sum(m.trajectory.num_sampled for group in judging for m in group.members)
         metrics |= {"rollout_s": collected.rollout_s, "score_s": collected.score_s}
         metrics["tokens_per_s"] = metrics["num_sampled_tokens"] / (collected.rollout_s + collected.score_s)
         metrics["staleness"] = float(step - 1 - ready.weights_step)
@@ -150,9 +183,10 @@ class GrpoLoop:
 
     async def _collect(self) -> Collected:
         """A step's groups; those without a signal are followed by as many others, as often as the stage says."""
-        collected = await self.crew.groups(self._requests(self.stage.num_prompts))
+        collected = await self.crew.groups([*self._requests(self.stage.num_prompts), *self._judging_requests()])
         for _ in range(self.stage.dynamic_sampling_rounds):
-            missing = self.stage.num_prompts - sum(has_signal(group, self.stage) for group in collected.groups)
+            own = [group for group in collected.groups if not is_judging(group.task)]
+            missing = self.stage.num_prompts - sum(has_signal(group, self.stage) for group in own)
             if not missing:
                 break
             collected += await self.crew.groups(self._requests(missing))
@@ -164,6 +198,24 @@ class GrpoLoop:
             GroupRequest(task, epoch, stage.group_size, stage.sampling, f"{self.seed}/{stage.name}")
             for epoch, task in self.tasks.next(count)
         ]
+
+    def _judging_requests(self) -> list[GroupRequest]:
+        if self.judging is None:
+            return []
+        judging, seed = self.judging, f"{self.seed}/{self.stage.name}/labels"
+        return [
+            GroupRequest(task, epoch, self.stage.group_size, judging.sampling, seed, judging.weight)
+            for epoch, task in judging.tasks.next(judging.num_prompts)
+        ]
+
+    def _check_gap(self, step: int, metrics: Metrics) -> None:
+        limit, gap = self.crew.judge.max_gap if self.crew.judge else None, metrics.get("judge/gap")
+        if limit is not None and gap is not None and gap > limit:
+            raise JudgeGapError(
+                f"step {step}: the judge's mean score {metrics['judge/score']:.3f} is {gap:.3f} above the mean "
+                f"{metrics['judge/truth']:.3f} of {self.crew.truth}, more than judge.max_gap {limit:g}: the policy learns to "
+                "please the judge. What was learned until the step before is kept; mend the rubric or the judge, or allow more"
+            )
 
     def _check_failures(self, step: int, groups: Sequence[TrajectoryGroup]) -> None:
         members = [m for g in groups for m in g.members]

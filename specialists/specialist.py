@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.plugin import RewardSource
-from rewards.score import part_names
 from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, accuracy, evaluate
@@ -31,6 +30,7 @@ from rl.workers import EngineSpec, TrainerSpec, Workers, computed
 from specialists.config import DataConfig, SftConfig
 from specialists.data import Data, TaskSampler, pick_demonstrations
 from specialists.grpo import GrpoLoop, Metrics, ScoringFailedError
+from specialists.judging import JudgePlan, judge_part, judging_tasks, open_judge, primary_part
 from specialists.progress import Progress
 from specialists.records import Records
 from specialists.sft import SftJob
@@ -51,12 +51,17 @@ class Plan:
     stages: Sequence[SftConfig | GrpoConfig]
     rewards: Sequence[RewardSource]
     sandbox: SandboxConfig
+    judge: JudgePlan | None
     optimizer: OptimizerConfig
     engine: EngineConfig
     runtime: RuntimeConfig
     evaluation: EvalConfig
     checkpoints: CheckpointConfig
     recipe_hash: str
+
+    @property
+    def can_score(self) -> bool:
+        return bool(self.rewards) or self.judge is not None
 
 
 class InterruptedRun(Exception):
@@ -79,7 +84,7 @@ class Specialist:
         resumed_from: Path | None = None,
     ) -> None:
         self.plan, self.data, self.folder, self.log, self.stopped = plan, data, folder, log, stopped
-        self.primary = part_names(plan.rewards)[0] if plan.rewards else ""
+        self.primary = primary_part(plan.rewards, plan.judge)
         self.resumed_from = resumed_from
         self.progress = Progress.read(resumed_from) if resumed_from is not None else Progress()
         self.records = Records(folder, log, plan.checkpoints, _manifest(plan, data))
@@ -94,6 +99,9 @@ class Specialist:
     async def train(self, workers: Workers) -> None:
         """Runs every stage that is not done; each ends with a checkpoint."""
         self._workers, progress, stages = workers, self.progress, self.plan.stages
+        if self.plan.judge is not None:
+            self.log.event("judge", **self.plan.judge.facts())
+            await open_judge(workers, self.plan.judge, self.plan.model, self.plan.engine, self.plan.runtime.timeout_s)
         model = await self._begin() if self.resumed_from is None else await self._go_on(self.resumed_from)
         for index in range(progress.stage, len(stages)):
             stage, start = stages[index], time.perf_counter()
@@ -110,7 +118,7 @@ class Specialist:
         counts = {"num_train": len(self.data.train), "num_held_out": len(self.data.held_out)}
         self.log.event("data", **counts, num_demonstrations=len(self.data.demonstrations), hash=self.data.hash)
         model = await self._first_model()
-        if self.plan.model.init is None and self.plan.rewards:  # random weights solve nothing
+        if self.plan.model.init is None and self.plan.can_score:  # random weights solve nothing
             await self._evaluate(await self._crew(model), START, 0)
         else:
             await self._try_engine(model)
@@ -118,7 +126,7 @@ class Specialist:
 
     async def _try_engine(self, model: Path) -> None:
         """An engine that refuses the model says so before anything is trained."""
-        if self.plan.rewards and not DECLARED[self.plan.engine.name].any_model:
+        if self.plan.can_score and not DECLARED[self.plan.engine.name].any_model:
             await self._crew(model)
 
     async def _go_on(self, checkpoint: Path) -> Path:
@@ -176,14 +184,14 @@ class Specialist:
         progress = self.progress
         first = progress.global_step - progress.step
         if progress.step < stage.steps:
-            count = stage.steps * stage.batch_size
+            count, examples = stage.steps * stage.batch_size, [*self.data.train, *self.data.judging]
             job = SftJob(
                 source=progress.source,
                 target=str((self.folder / "checkpoints" / f".{stage.name}").resolve()),
                 model=self.plan.model,
                 optimizer=stage.optimizer or self.plan.optimizer,
                 stage=stage,
-                demonstrations=list(pick_demonstrations(self.data.train, stage.mixture, count, self._seed(stage))),
+                demonstrations=list(pick_demonstrations(examples, stage.mixture, count, self._seed(stage))),
                 seed=self.plan.seed,
                 resume_from=self._resume_from(),
                 first_step=progress.step,
@@ -201,7 +209,7 @@ class Specialist:
 
             await self.workers.trainer.run_job(job, report, self.stopped)
         checkpoint = self._last_checkpoint()
-        if stage.evaluate and self.plan.rewards and not self.stopped():
+        if stage.evaluate and self.plan.can_score and not self.stopped():
             await self._evaluate(await self._crew(checkpoint), stage.name, stage.steps)
         return checkpoint
 
@@ -246,7 +254,8 @@ class Specialist:
                 return await self._evaluate(crew, stage.name, progress.step, final=last)
 
         tasks = self._tasks_of(stage, progress.cursor)
-        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step)
+        judging = judging_tasks(self.plan.judge, self.data, stage, self._seed(stage), progress.step)
+        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step, judging)
         if progress.evaluated_step < progress.step:  # stopped before an evaluation that was due
             await evaluate_if_due()
         try:
@@ -280,7 +289,8 @@ class Specialist:
     def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Every prompt that the run will sample from must leave room in the engine; said before anything is trained."""
         chat, limit = ChatFormat(tokenizer), self.plan.engine.max_seq_len
-        asked = list(self.data.held_out[: self.plan.evaluation.num_tasks]) if self.plan.rewards else []
+        asked = list(self.data.held_out[: self.plan.evaluation.num_tasks]) if self.plan.can_score else []
+        asked += [*(e.task for e in self.data.judging), *self.data.judging_held_out]
         for stage in self.plan.stages:
             if isinstance(stage, GrpoConfig):
                 count = stage.steps * stage.num_prompts * (1 + stage.dynamic_sampling_rounds)
@@ -297,7 +307,8 @@ class Specialist:
         """The rollout and reward workers, with this model in every engine."""
         plan, workers = self.plan, self.workers
         spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s)
-        crew = Crew(workers.rollouts, workers.rewards, self.primary, plan.runtime.timeout_s)
+        part = judge_part(plan.judge, plan.rewards)
+        crew = Crew(workers.rollouts, workers.rewards, self.primary, plan.runtime.timeout_s, part, workers.judges)
         found = await crew.open(spec)
         self.log.event("engine", name=plan.engine.name, batch_invariant=found.batch_invariant, reason=found.reason)
         return crew
@@ -305,8 +316,9 @@ class Specialist:
     async def _evaluate(self, crew: Crew, stage: str, step: int, *, final: bool = True) -> bool:
         """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary. True for a new best."""
         progress, config = self.progress, self.plan.evaluation
-        tasks = self.data.held_out[: config.num_tasks if final else config.num_tasks_during]
-        result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed)
+        limit = config.num_tasks if final else config.num_tasks_during
+        tasks, labels = self.data.held_out[:limit], self.data.judging_held_out[:limit]
+        result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed, labels)
         self.log.event("evaluation", stage=stage, step=step, global_step=progress.global_step, final=final, **result.as_dict())
         if result.num_failed == len(tasks) * config.num_samples:
             failed = result.groups[0].members[0].reward.error
