@@ -46,8 +46,7 @@ from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedE
 from specialists.config import SftConfig
 from specialists.data import Data, load_data
 from specialists.grpo import JudgeGapError, ScoringFailedError
-from specialists.judging import JudgePlan
-from specialists.labels import with_labels
+from specialists.judging import JudgePlan, with_labels
 from specialists.progress import Progress
 from specialists.specialist import InterruptedRun, Plan, Specialist
 
