@@ -11,11 +11,11 @@ from typing import Any
 
 from rewards.errors import UserError
 from rewards.task import Message, Role, Task
-from specialists import arithmetic
+from specialists import arithmetic, programs
 from specialists.config import SourceConfig
 from specialists.example import Example
 
-GENERATORS: Mapping[str, Callable[..., Example]] = {"arithmetic": arithmetic.generate}
+GENERATORS: Mapping[str, Callable[..., Example]] = {"arithmetic": arithmetic.generate, "programs": programs.generate}
 REASONING_GYM = "reasoning_gym/"
 
 

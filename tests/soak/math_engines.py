@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 from rl.checkpoint import write_json
-from tests.soak.math_seeds import RESULTS as SEEDS_RESULTS
-from tests.soak.math_seeds import SETTINGS, polymath
+from tests.soak.specialists import RESULTS as SPECIALISTS
+from tests.soak.specialists import SETTINGS, polymath
 
-RESULTS = SEEDS_RESULTS.with_name("math_engines")
+RESULTS = SPECIALISTS.with_name("math_engines")
 RUNS = [(engine, "float32", seed) for seed in range(3) for engine in ("torch", "vllm")]
 RUNS += [(engine, "bfloat16", 0) for engine in ("torch", "vllm")]
 

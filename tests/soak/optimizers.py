@@ -26,7 +26,7 @@ from rl.config import ModelConfig, OptimizerConfig
 from rl.optim.build import build_optimizer
 from rl.policy import load_policy
 from specialists.generators import stream
-from tests.soak.math_seeds import ROOT, SETTINGS, polymath
+from tests.soak.specialists import ROOT, SETTINGS, polymath
 
 RESULTS = ROOT / "docs" / "results" / "optimizers"
 RECIPE = load("math").recipe
