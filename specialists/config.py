@@ -16,6 +16,7 @@ class ColumnsConfig:
     __pydantic_config__ = FORBID_EXTRA
     prompt: str = "prompt"
     instruction: str | None = None  # text of the recipe's own, put below every prompt ("Put the answer in \boxed{}.")
+    examples: str | None = None  # a list of tests, the first of which is put below the prompt: it shows how to name a function
     messages: str | None = None
     answer: str = "answer"
     # Where the answer's cell is a worked solution: its answer is what follows the last of these ("####"). After one that
@@ -24,6 +25,7 @@ class ColumnsConfig:
     response: str | None = None  # a worked answer to imitate; needed by SFT
     reasoning: str | None = None  # the thinking that precedes `response`
     kind: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)  # for rewards that read other names: {asserts: test_list}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class SourceConfig:
     """One source of tasks: a `generator` or a `dataset`."""
 
     __pydantic_config__ = FORBID_EXTRA
-    generator: str | None = None  # "arithmetic", or "reasoning_gym/NAME" for any generator of that package
+    generator: str | None = None  # "arithmetic", "programs", or "reasoning_gym/NAME" for any generator of that package
     options: Mapping[str, Any] = field(default_factory=dict)  # the generator's own settings
     dataset: str | None = None  # hub id, a local folder, a .jsonl or a .parquet file
     subset: str | None = None  # a hub data set's configuration name

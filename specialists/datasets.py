@@ -90,6 +90,8 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
     columns = source.columns
     wanted = {"messages": columns.messages} if columns.messages else {"prompt": columns.prompt}
     wanted |= {k: v for k, v in (("response", columns.response), ("reasoning", columns.reasoning), ("kind", columns.kind)) if v}
+    wanted |= {"examples": columns.examples} if columns.examples else {}
+    wanted |= {f"data.{name}": column for name, column in columns.data.items()}
     if columns.answer != ColumnsConfig().answer or columns.answer_after:  # the default may be absent: a judge needs no answer
         wanted["answer"] = columns.answer
     for key, name in wanted.items():
@@ -111,9 +113,15 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
         messages=messages,
         answer=_answer(columns, row, task_id),
         kind=_text(row, columns.kind, task_id) if columns.kind else "",
-        data={k: v for k, v in row.items() if k not in (columns.prompt, columns.messages, columns.response, columns.reasoning)},
+        data=_data(columns, row),
     )
     return Example(task, (Demonstration(task, response),) if response is not None else ())
+
+
+def _data(columns: ColumnsConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that have no other place, and those that the recipe names, by the names that it gives them."""
+    placed = (columns.prompt, columns.messages, columns.response, columns.reasoning, *columns.data.values())
+    return {k: v for k, v in row.items() if k not in placed} | {name: row[column] for name, column in columns.data.items()}
 
 
 def _answer(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> str | None:
@@ -148,7 +156,10 @@ def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) 
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"data.sources: {task_id}: messages need `role` and `content`: {error}") from error
-    prompt = _with_instruction(prompt, columns.instruction)
+    below = [columns.instruction] if columns.instruction is not None else []
+    if columns.examples is not None:
+        below.append(_first(row, columns.examples, task_id))
+    prompt = _with_below(prompt, "\n".join(below))
     if columns.response is None:
         if prompt and prompt[-1].role is Role.ASSISTANT:
             return prompt[:-1], prompt[-1]
@@ -160,14 +171,20 @@ def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) 
     return prompt, Message(Role.ASSISTANT, response, "") if written.reasoning is None else written
 
 
-def _with_instruction(messages: tuple[Message, ...], instruction: str | None) -> tuple[Message, ...]:
-    """The instruction below the last user message."""
-    if instruction is None:
+def _with_below(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """The text below the last user message."""
+    if not text:
         return messages
     last = max((i for i, m in enumerate(messages) if m.role is Role.USER), default=-1)
-    return tuple(
-        dataclasses.replace(m, content=f"{m.content}\n\n{instruction}") if i == last else m for i, m in enumerate(messages)
-    )
+    return tuple(dataclasses.replace(m, content=f"{m.content}\n\n{text}") if i == last else m for i, m in enumerate(messages))
+
+
+def _first(row: Mapping[str, Any], column: str, task_id: str) -> str:
+    """The first text of a cell that holds a list of them."""
+    tests = row[column]
+    if not isinstance(tests, list) or not tests or not isinstance(tests[0], str):
+        raise UserError(f"data.sources: {task_id}: column {column!r} holds {tests!r:.80}; allowed: a list of texts")
+    return tests[0]
 
 
 def _text(row: Mapping[str, Any], column: str, task_id: str) -> str:

@@ -10,10 +10,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Program: TypeAlias = tuple[str, ...]  # expressions, in the order in which they run; the last one is what is returned
 Value: TypeAlias = list[int] | int
+Trace: TypeAlias = list[Any]  # a list before each step, and then the program's result
 
 ENTRY_POINT = "solve"
 NUM_INPUTS = 60  # candidates among which the tests are chosen
@@ -97,7 +98,8 @@ def source(program: Program) -> str:
 
 def run(program: Program, xs: list[int]) -> Value | None:
     """What the program returns for `xs`, which it leaves as it is; None where it raises."""
-    return _run(program, xs)
+    value: Value | None = _run(program, xs)
+    return value
 
 
 def choose_tests(rng: random.Random, program: Program) -> list[list[int]] | None:
@@ -105,10 +107,10 @@ def choose_tests(rng: random.Random, program: Program) -> list[list[int]] | None
 
     A mutant that no input tells apart does the same, or nearly so: such a program has a step that hardly matters.
     """
-    traces: list[list[Value]] = []  # of every input so far: what it is before each step, and the result
-    chosen: list[list[Value]] = []
+    traces: list[Trace] = []  # of every input so far
+    chosen: list[Trace] = []
 
-    def more() -> Iterator[list[Value]]:
+    def more() -> Iterator[Trace]:
         """The inputs that are not chosen, drawn as they are needed."""
         yield from (trace for trace in traces if trace not in chosen)
         while len(traces) < NUM_INPUTS:
@@ -170,7 +172,7 @@ def replacements(step: str) -> tuple[str, ...]:
     return tuple(other for other in found if not _equal(other, step))
 
 
-def _variants(tree: ast.Expression) -> Iterator[ast.Expression]:
+def _variants(tree: ast.Expression) -> Iterator[ast.AST]:
     """The tree with one node changed, for each way to change one."""
     for index, node in enumerate(ast.walk(tree)):
         for change in _changes(node):
@@ -205,12 +207,12 @@ class _Replace(ast.NodeTransformer):
 
 
 @cache
-def _compiled(step: str) -> Callable[[list[int]], Value]:
-    function: Callable[[list[int]], Value] = eval(compile(f"lambda xs: {step}", "<step>", "eval"))
+def _compiled(step: str) -> Callable[[Any], Any]:
+    function: Callable[[Any], Any] = eval(compile(f"lambda xs: {step}", "<step>", "eval"))
     return function
 
 
-def _run(program: Sequence[str], xs: Value | None) -> Value | None:
+def _run(program: Sequence[str], xs: Any) -> Any:
     try:
         for step in program:
             xs = _compiled(step)(xs)
@@ -219,15 +221,15 @@ def _run(program: Sequence[str], xs: Value | None) -> Value | None:
     return xs
 
 
-def _trace(program: Program, xs: list[int]) -> list[Value]:
-    states: list[Value] = [xs]
+def _trace(program: Program, xs: list[int]) -> Trace:
+    states: Trace = [xs]
     for step in program:
         states.append(_compiled(step)(states[-1]))
     return states
 
 
-def _differs(mutant: Mutant, trace: list[Value]) -> bool:
-    return _run(mutant.program[mutant.same :], trace[mutant.same]) != trace[-1]
+def _differs(mutant: Mutant, trace: Trace) -> bool:
+    return bool(_run(mutant.program[mutant.same :], trace[mutant.same]) != trace[-1])
 
 
 @cache

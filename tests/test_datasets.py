@@ -113,6 +113,22 @@ def test_a_solution_without_its_final_answer_is_named(cell: str | None, marker: 
         load(str(tmp_path / "data.jsonl"), columns=ColumnsConfig(answer_after=marker))
 
 
+def test_a_problem_shows_its_first_test_and_rewards_find_all_under_the_names_they_read(tmp_path: Path) -> None:
+    tests = ["assert twice(2) == 4", "assert twice(0) == 0"]
+    rows = [{"text": "Write a function that doubles.", "test_list": tests, "code": "def twice(x): ...", "level": 1}]
+    columns = ColumnsConfig(prompt="text", instruction="Like this:", examples="test_list", data={"asserts": "test_list"})
+    [example] = load(write(tmp_path, "parquet", rows), 0.0, columns=columns)[0]
+    assert example.task.prompt == "Write a function that doubles.\n\nLike this:\nassert twice(2) == 4"
+    assert example.task.data == {"asserts": tests, "code": "def twice(x): ...", "level": 1}
+    for changes, message in (
+        ({"examples": "tests"}, r"columns\.examples: got 'tests'.*did you mean 'test_list'"),
+        ({"data": {"asserts": "tests"}}, r"columns\.data\.asserts: got 'tests'.*did you mean 'test_list'"),
+        ({"examples": "level"}, r"data\.parquet/train/1: column 'level' holds 1; allowed: a list of texts"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(str(tmp_path / "data.parquet"), columns=ColumnsConfig(prompt="text", **changes))
+
+
 def test_an_instruction_goes_below_the_question(tmp_path: Path) -> None:
     columns = ColumnsConfig(prompt="question", instruction="Be brief.")
     train, _ = load(write(tmp_path, "jsonl", ROWS[:1]), 0.0, columns=columns)
