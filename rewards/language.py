@@ -9,14 +9,18 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
-from rewards.language_words import COMMON, LETTERS, RANGES, SCRIPTS
-from rewards.text import words
+from rewards.language_words import COMMON, ENDINGS, LETTERS, RANGES, SCRIPTS
+from rewards.text import sentences, words
 
 _ALIASES = {"zh-cn": "zh", "zh-tw": "zh", "nb": "no", "iw": "he"}
 _STARTS = [start for start, _, _ in RANGES]
+WORD, ENDING, LETTER = 1.0, 0.5, 1.0  # how much each says
+PLAIN = 2.0  # how much must speak for a sentence's language
+MAX_ENDING = 6
 MIN_SHARE = 0.75  # of the letters that must be in the language's script: names and terms may stay in their own
 LONG = 10  # words of a line that can be asked for its language
 
@@ -55,6 +59,45 @@ def is_in(text: str, language: str) -> bool:
     return found == language and all(detect(line) in (language, None) for line in long_lines)
 
 
+def share(text: str, language: str) -> float | None:
+    """The share of the text's words that are in the language; None where it has no words.
+
+    A sentence that plainly is in one language counts for that one, any other for the language of the whole text. Where
+    nothing tells of a long text, it is in no language. A word in another script is in another language, whatever is around
+    it. In scripts without spaces each character is a word.
+
+    Raises:
+        UnknownLanguageError: it is not known here.
+
+    >>> share("The river is long. 河流很长。", "en")
+    0.5
+    """
+    language = code_of(language)
+    total = len(words_of_letters(text))
+    if not total:
+        return None
+    whole = detect(text)
+    if whole is None and total < 2 * LONG:
+        whole = language
+    own = 0
+    for sentence in sentences(text):
+        if (_plainly(sentence) or whole) == language:
+            own += sum(share_of_script(word, language) > 0.5 for word in words_of_letters(sentence))
+    return own / total
+
+
+def words_of_letters(text: str) -> list[str]:
+    """The words without those that are numbers."""
+    return [word for word in words(text) if any(map(str.isalpha, word))]
+
+
+def _plainly(sentence: str) -> str | None:
+    """The language that more than a word or two of a sentence speak for, and a quarter more than for any other."""
+    ranked = [("", 0.0), *sorted(scores(sentence).items(), key=lambda item: item[1])][-2:]
+    (_, second), (language, first) = ranked if len(ranked) == 2 else (("", 0.0), ranked[0])
+    return language if first >= max(PLAIN, 1.25 * second) else None
+
+
 def code_of(language: str) -> str:
     """The code that this module uses for a language.
 
@@ -78,16 +121,24 @@ def scores(text: str) -> Mapping[str, float]:
     script = scripts.most_common(1)[0][0]
     if script == "han" and scripts["kana"] * 20 >= scripts["han"]:  # Japanese
         script = "kana"
-    common, letters = _evidence(script)
-    if not common:
+    evidence = _evidence(script)
+    if not evidence.words:
         only = next(language for language, of in SCRIPTS.items() if of == script)
         return {only: float(scripts[script])}
     found: Counter[str] = Counter()
     for word in words(text.casefold()):
-        for owners in (common.get(word.replace("’", "'"), ()), *(letters[letter] for letter in set(word) & letters.keys())):
-            for language in owners:
-                found[language] += 1 / len(owners) ** 0.5
+        _add(found, evidence.words.get(word.replace("’", "'"), ()), WORD)
+        endings = (evidence.endings.get(word[-size:], ()) for size in range(min(MAX_ENDING, len(word) - 2), 0, -1))
+        _add(found, next((owners for owners in endings if owners), ()), ENDING)
+        for letter in set(word) & evidence.letters.keys():
+            _add(found, evidence.letters[letter], LETTER)
     return found
+
+
+def _add(found: Counter[str], owners: Sequence[str], weight: float) -> None:
+    """What few languages have says more for each of them."""
+    for language in owners:
+        found[language] += weight / len(owners) ** 0.5
 
 
 def share_of_script(text: str, language: str) -> float:
@@ -110,14 +161,28 @@ def _scripts(text: str) -> Counter[str]:
     return Counter(script for char in text if (script := script_of(char)) is not None)
 
 
+@dataclass(frozen=True)
+class _Evidence:
+    """Which languages of a script have each word, ending and letter."""
+
+    words: Mapping[str, Sequence[str]]
+    endings: Mapping[str, Sequence[str]]
+    letters: Mapping[str, Sequence[str]]
+
+
 @cache
-def _evidence(script: str) -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, tuple[str, ...]]]:
-    """For the words, and for the letters, that tell languages of this script apart: which languages have them."""
-    common: dict[str, list[str]] = {}
-    letters: dict[str, list[str]] = {}
-    for language in (language for language, of in SCRIPTS.items() if of == script):
-        for word in dict.fromkeys(COMMON.get(language, "").split()):
-            common.setdefault(word, []).append(language)
-        for letter in LETTERS.get(language, ""):
-            letters.setdefault(letter, []).append(language)
-    return {k: tuple(v) for k, v in common.items()}, {k: tuple(v) for k, v in letters.items()}
+def _evidence(script: str) -> _Evidence:
+    languages = [language for language, of in SCRIPTS.items() if of == script]
+    return _Evidence(
+        _owners({language: COMMON.get(language, "").split() for language in languages}),
+        _owners({language: ENDINGS.get(language, "").split() for language in languages}),
+        _owners({language: LETTERS.get(language, "") for language in languages}),
+    )
+
+
+def _owners(items: Mapping[str, Iterable[str]]) -> Mapping[str, Sequence[str]]:
+    owners: dict[str, list[str]] = {}
+    for language, of in items.items():
+        for item in dict.fromkeys(of):
+            owners.setdefault(item, []).append(language)
+    return owners

@@ -1,4 +1,4 @@
-"""What `rewards.language` knows of each language: its script, its commonest words, and letters that few others write."""
+"""What `rewards.language` knows of a language: its script, commonest words, and endings and letters that few others have."""
 
 from __future__ import annotations
 
@@ -94,14 +94,16 @@ COMMON = {
     "nej tack hej min du honom utan andra detta dessa varje blir blev vara mellan",
     "da": "og i at det er en til på de som med for af den der ikke har et kan om fra men var vi jeg man han hun så nu "
     "når eller hvad skal også efter op sin meget kun havde alle ved blev bliver mod hvor hvordan ja nej tak hej "
-    "min du ham uden andre dette disse hver være mellem dem hvis noget nogle",
+    "min du ham uden andre dette disse hver være mellem dem hvis noget nogle bare kunne ville denne siden både "
+    "endnu end",
     "no": "og i det er på en som til å av for med at ikke har de et den var om jeg men fra vi han hun så kan når eller "
     "hva skal også etter opp sin mye bare hadde alle ved ble blir mot hvor hvordan ja nei takk hei min du ham "
-    "uten andre dette disse hver være mellom dem hvis noe noen seg dere",
+    "uten andre dette disse hver være mellom dem hvis noe noen seg dere kunne ville denne siden både ennå enn",
     "fi": "ja on ei että se hän oli en minä mutta kun niin ovat tai joka mitä myös kuin ole sen olla voi mukaan sekä "
     "jos nyt vain hyvin siitä sitä tämä tämän ne he me te sinä kaikki jo vielä eli koska kanssa olen olet olemme "
     "olivat joita jossa jonka mikä missä miksi kyllä kiitos hei paljon ennen jälkeen välillä joten sillä täällä "
-    "siellä",
+    "siellä tulee täytyy pitää useita joko eikä eivät voivat voit jokainen hänen minun sinun niitä niiden tässä "
+    "siinä",
     "pl": "i w na się z że nie do to jest o jak a po co ale tak za od jego jej ich przez dla był była było są czy ma "
     "może tylko już który która które tym tego bardzo jeszcze gdy oraz być także ja ty on ona my wy oni mnie mi "
     "ze pod przy bez jako lub kiedy gdzie dlaczego dziękuję cześć dzień proszę każdy można więc aby",
@@ -159,17 +161,20 @@ COMMON = {
     "ajo ai unë ti ne ju po jo faleminderit mirë kur ku pse",
     "ru": "и в не на что я с он а как это по но они мы к у его из за то все от так же вы бы о для ты она был была было "
     "были мне когда или только ещё уже если есть может где почему да нет спасибо привет очень который которые "
-    "также этот эта со чтобы",
+    "также этот эта со чтобы при ее их этого этой этом нужно надо еще более между через после перед каждый другие "
+    "себя него нее чем кто во будет быть того",
     "uk": "і в не на що я з він а як це по але вони ми до у його із за то все від так же ви би о для ти вона був була "
     "було були мені коли або тільки ще вже якщо є може де чому та ні дякую привіт дуже який які також цей ця про "
     "щоб й",
     "bg": "и в не на че аз с той а как това по но те ние към у го от за то всички така вие бих о да ти тя беше са съм "
     "когато или само още вече ако е може къде защо благодаря здравей много който които също този тази се със във "
-    "ще бъде до при като",
+    "ще бъде до при като някои няма трябва всеки между след през преди повече нас него нея им му което която "
+    "защото обаче дали бъдат имат",
     "sr": "и у не на да је се су за од са а о као који која које из што би није или по до али само био била било бити "
     "може више такође већ када како где зашто ја ти он она ми ви они хвала здраво веома између",
     "mk": "и во не на да е се за од со а како што кој која кои тоа но или по до ама само беше има може многу веќе кога "
-    "каде зошто јас ти тој таа ние вие тие благодарам здраво меѓу ова овој",
+    "каде зошто јас ти тој таа ние вие тие благодарам здраво меѓу ова овој некои нема треба секој после преку "
+    "повеќе него неа им му кое бидејќи дали бидат имаат овие сите",
     "be": "і ў не на што я з ён а як гэта па але яны мы да у яго за то ўсё ад так жа вы бы аб для ты яна быў была было "
     "былі калі або толькі яшчэ ужо ёсць можа дзе чаму дзякуй вельмі які якія таксама",
     "ar": "في من على إلى أن هذا التي الذي هذه عن مع ما لا كان هو هي ذلك بعد قد كل بين أو لم كانت كما و حيث ثم عند لكن "
@@ -179,11 +184,14 @@ COMMON = {
     "ur": "کے میں کی ہے اور سے کا کو اس نے پر یہ کہ ہیں نہیں ہو ایک بھی تھا تھی تھے وہ جو ان کیا گیا کر لیے ہم آپ تو ہی "
     "ساتھ بہت یا اپنے جی ہاں شکریہ کیوں کہاں سب ہوتا درمیان",
     "hi": "के में की है और से को का हैं यह नहीं एक पर भी था थी थे वह जो ने कि हो गया कर लिए हम आप तो ही साथ बहुत या "
-    "अपने इस उस हाँ धन्यवाद नमस्ते क्यों कहाँ सब होता मैं मेरे किया जाता",
+    "अपने इस उस हाँ धन्यवाद नमस्ते क्यों कहाँ सब होता मैं मेरे किया जाता इसके द्वारा करने होने किसी कुछ सकते सकता जब "
+    "तक जैसे लेकिन फिर दो अब वाले अधिक रहा रही रहे कोई बाद क्या उनके उसके मुझे",
     "mr": "आहे आणि हे ते या की आहेत होते नाही एक तर व हा ही मी तो ती आम्ही तुम्ही त्या त्यांनी त्याने मध्ये साठी पण किंवा सर्व "
-    "खूप होता होती असे का कुठे धन्यवाद नमस्कार करून केले झाले आपल्या म्हणून काही",
+    "खूप होता होती असे का कुठे धन्यवाद नमस्कार करून केले झाले आपल्या म्हणून काही त्याला तिला येथे त्यामुळे जे जो सुद्धा "
+    "देखील इतर आपण शकते शकता करण्यासाठी असते असतात माझ्या माझे तेव्हा जेव्हा मला त्याच्या तिच्या नंतर",
     "ne": "छ हो र को मा का लाई यो छन् पनि गरेको भएको गर्न हुन्छ थियो त्यो म हामी तपाईं उनी भने वा तर धेरै के किन कहाँ "
-    "धन्यवाद नमस्ते लागि एक हुन् गरी जुन सबै आफ्नो बाट सँग नै",
+    "धन्यवाद नमस्ते लागि एक हुन् गरी जुन सबै आफ्नो बाट सँग नै गर्छ गर्ने गरे हुने छैन भन्दा अनि उहाँ तिमी मेरो हाम्रो त्यस "
+    "यस जस्तै अझै पछि अघि सम्म देखि तथा अरू राम्रो दिन मान्छे गर्दै भयो भए थिए त्यसैले यसरी कृपया",
 }
 
 # Letters outside the plain alphabet of the script, for the languages that write them often.
@@ -223,4 +231,47 @@ LETTERS = {
     "fa": "پچژگکی",
     "ur": "ٹڈڑںےہھپچگکی",
     "mr": "ळ",
+}
+
+# How many of its words end.
+ENDINGS = {
+    "en": "ing tion tions ed ly ness ment ments ous ful ght th sion able ible ies ship",
+    "es": "ción ciones dad mente ando iendo ado idos ada adas ería ario bre ero cia ar er ir",
+    "pt": "ção ções dade mente ando endo ado adas inho ões eira ário ência ável são ar er ir",
+    "fr": "tion ment eur eux aux ait ent ée ées és euse ique eau elle ette oir ère age iers",
+    "de": "ung ungen en lich keit heit isch schaft chen ieren ische enden sten tet",
+    "it": "zione zioni mente tà are ere ire ato ati ggio ico iche ando endo ezza ello",
+    "nl": "heid lijk lijke ijk eren ende baar sch gen elijk",
+    "sv": "ar ning het lig igt ande orna ades aste arna ningen iska ras",
+    "da": "hed lig ende erne ede elser ning ningen eret else det",
+    "no": "het lig ende ene ede elser ning ningen ert else skal",
+    "fi": "nen ssa ssä sta stä lla llä inen taan tään iin een ksi tta ttä uus ään aan ista istä jen set",
+    "pl": "ość nie ać ych ego emu owy ów ski acja cję anie enie ami ać ony ować",
+    "cs": "ost ní ého ých ovat ský ání ení ů ích ého ými ného tí",
+    "sk": "osť nie ého ých ovať ský anie enie ých ami nosť",
+    "hu": "ság ség nak nek ban ben ott ett ása ése ok ek hoz hez tal tel val vel ni",
+    "ro": "ul ului rea ție ția esc ează lor ele are ată ile ului",
+    "tr": "lar ler ları leri ın dır dir mak mek ması mesi lık lik yor ız iz nız niz da de dan den",
+    "sw": "sha isha ika wa zi ake ako wao lazima",
+    "id": "kan nya an kah lah annya",
+    "tl": "ng han hin ing",
+    "ca": "ció tat ment ats ar eix",
+    "hr": "ost nje ati iti ski ova anje enje ija ije",
+    "sl": "ost nje ati iti ski anje enje ega emu ih",
+    "lt": "as is us ai os ės ti imas ių oje ams",
+    "lv": "as is us ot ība šana iem ām ēt ums",
+    "et": "mine ud ks da sse ist us ada tud",
+    "af": "heid lik ing elike ers",
+    "cy": "au iad iol wch odd",
+    "so": "ka ta da aha ada yo",
+    "sq": "ve ore uar imi ar it",
+    "ru": "ость ние ать ить ого ых ый ая ция тся ться ные ной ете ите ение ения ому ает",
+    "uk": "ість ння ати ити ого их ий ція ться ні ної єте іть ення ому ає",
+    "bg": "ост ние ите ата ето ция ният ета ия ване ят ено ани",
+    "mk": "ост ње ите ата ето ција ува иот ено ани еда",
+    "sr": "ост ње ати ити ски ција ања ење ите ије ог ом",
+    "be": "асць нне аць ыць ага ых ае цца цыя ення ому",
+    "hi": "ना ने ता ती ते ें ों िए ाई",
+    "mr": "णे चे ची चा ला ात ून ावा च्या ण्यास ण्याची ाचे ले ली",
+    "ne": "को मा ले लाई हरू नु एको हुन् होस् हरूको नुहोस्",
 }
