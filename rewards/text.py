@@ -18,6 +18,7 @@ _END = re.compile(rf"(?:[.!?…]+{_CLOSERS}(?=\s|\Z)|[。！？।॥؟۔]+{_CLO
 _TITLES = "mr mrs ms dr prof st gen capt lt col sgt rev hon mt fig figs vol nos eq cf vs viz approx e.g i.e"
 _SHORT = "inc ltd co corp jr sr etc a.m p.m u.s u.k ph.d b.a m.a m.d dept est jan feb mar apr jun jul aug sept sep oct nov dec"
 _NEVER_LAST, _SELDOM_LAST = frozenset(_TITLES.split()), frozenset(_SHORT.split())
+_NEAR = 50  # characters around a mark that are looked at
 _ITEM = re.compile(r"^[ \t]*[-*+][ \t]+(?=\S)(?![-* \t]+$)", re.MULTILINE)
 
 
@@ -56,19 +57,20 @@ def sentences(text: str) -> list[str]:
 
 
 def _ends_sentence(text: str, end: re.Match[str]) -> bool:
-    following = text[end.end() :].lstrip().lstrip("\"'“‘(*_")[:1]
+    following = text[end.end() : end.end() + _NEAR].lstrip().lstrip("\"'“‘(*_")[:1]
     mark = end[0].rstrip("\"'”’»)]*_`")
     if not following:
         return True
     if mark != ".":
         quoted = len(mark) < len(end[0])
         return not (following.islower() and (quoted or set(mark) <= {".", "…"}))
-    before = re.split(r"[\s(\[\"'“‘*_]", text[: end.start()])[-1]
+    before = re.split(r"[\s(\[\"'“‘*_]", text[max(0, end.start() - _NEAR) : end.start()])[-1]
     if before.casefold() in _NEVER_LAST or re.fullmatch(r"(?:[A-Z]\.)*[A-HJ-Z]", before):
         return False
     if before.casefold() in _SELDOM_LAST or re.fullmatch(r"(?:[a-z]\.)+[a-z]", before):
         return following.isupper()
-    number_of_item = before.isdigit() and not text[: end.start() - len(before)].strip(" \t*_#>")
+    line = text[text.rfind("\n", 0, end.start()) + 1 : end.start() - len(before)]
+    number_of_item = before.isdigit() and not line.strip(" \t*_#>")
     return not (number_of_item or (before.casefold() == "no" and following.isdigit()))
 
 
