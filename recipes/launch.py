@@ -131,7 +131,8 @@ def _workers(plan: Plan) -> dict[str, int]:
     return {
         "trainers": config.num_trainers,
         "rollout workers": config.num_rollout_workers,
-        "reward workers": config.num_reward_workers,
+        "reward workers": config.num_reward_workers if plan.rewards else 0,
+        **({"judge workers": plan.judge.num_workers} if plan.judge is not None and plan.judge.num_workers else {}),
     }
 
 
@@ -180,11 +181,12 @@ async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], Non
     """The workers that the plan's runtime asks for; Ray is up already where it is needed. `note`: see rl/cluster.py."""
     config, threads = plan.runtime, num_threads(plan.runtime)
     num_rewards = config.num_reward_workers if plan.rewards else 0
+    num_judges = 0 if plan.judge is None else plan.judge.num_workers
     set_num_threads(threads)
     if config.mode == "ray":
         from rl.cluster import Cluster
 
-        return await Cluster(config, threads, note).start(plan.rewards, plan.sandbox)
+        return await Cluster(config, threads, note).start(plan.rewards, plan.sandbox, num_judges)
 
     def make() -> RewardWorker:
         return RewardWorker(plan.rewards, plan.sandbox)
@@ -193,7 +195,7 @@ async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], Non
         InlineTrainer(config.timeout_s),
         [InlineRollouts(config.timeout_s) for _ in range(config.num_rollout_workers)],
         [InlineRewards(await in_thread(make, None, "the rewards to load"), config.timeout_s) for _ in range(num_rewards)],
-        [InlineRollouts(config.timeout_s)] if plan.judge is not None and plan.judge.frozen is not None else [],
+        [InlineRollouts(config.timeout_s) for _ in range(num_judges)],
     )
 
 

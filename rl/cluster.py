@@ -44,36 +44,41 @@ class Cluster:
     num_threads: int  # of each worker's tensor operations
     note: Note
 
-    async def start(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> Workers:
-        """All workers, started side by side; returns when every one of them is up.
+    async def start(self, sources: Sequence[RewardSource], sandbox: SandboxConfig, num_judges: int = 0) -> Workers:
+        """All workers, started side by side; returns when every one of them is up. `num_judges`: of a frozen judge.
 
         Raises:
             UserError: the cluster has no room for them.
         """
         config, timeout_s = self.config, self.config.timeout_s
         num_rewards = config.num_reward_workers if sources else 0
-        wanted = claims(config, int(ray.cluster_resources().get("GPU", 0)))
-        check_room(config, wanted, num_rewards)
+        wanted = claims(config, int(ray.cluster_resources().get("GPU", 0)), num_judges)
+        check_room(config, wanted, num_rewards, num_judges)
         home = Place("the trainers' place", [wanted.trainer] * config.num_trainers, (), asyncio.Lock())
         apart, lock = list[Place](), asyncio.Lock()
-        rollouts, rewards, places = list[RayRollouts](), list[RayRewards](), {"trainer": home}
+        rollouts, judges, rewards = list[RayRollouts](), list[RayRollouts](), list[RayRewards]()
+        places = {"trainer": home}
         for i in range(config.num_rollout_workers):
             name = f"rollout worker {i}"
             places[name] = Place(name, [wanted.rollout], apart, lock if config.spread else asyncio.Lock())
             rollouts.append(RayRollouts(self._worker(name, places[name], RolloutActor, self.num_threads, timeout_s)))
         if config.spread:
             apart += [places[rollout.worker.name] for rollout in rollouts]
+        for i in range(num_judges):
+            name = f"judge worker {i}"
+            places[name] = Place(name, [wanted.rollout], (), asyncio.Lock())
+            judges.append(RayRollouts(self._worker(name, places[name], RolloutActor, self.num_threads, timeout_s)))
         deadline_s = sum(source.timeout_s for source in sources)
         for i in range(num_rewards):
             name = f"reward worker {i}"
             places[name] = Place(name, [wanted.reward], (), asyncio.Lock())
             rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources, sandbox), deadline_s))
-        started = asyncio.gather(*(r.worker.begin() for r in rollouts), *(r.worker.begin() for r in rewards))
+        started = asyncio.gather(*(r.worker.begin() for r in (*rollouts, *judges)), *(r.worker.begin() for r in rewards))
         trainer, _ = await asyncio.gather(self._trainer(home), started)
         if config.address is not None:
             names = node_names()
             self.note("workers_placed", {"nodes": {name: names.get(place.node, place.node) for name, place in places.items()}})
-        return Workers(trainer, rollouts, rewards)
+        return Workers(trainer, rollouts, rewards, judges)
 
     async def _trainer(self, place: Place) -> RayTrainer:
         timeout_s, count = self.config.timeout_s, self.config.num_trainers

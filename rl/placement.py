@@ -33,8 +33,10 @@ class Claims:
     reward: Claim
 
 
-def claims(config: RuntimeConfig, num_gpus: int) -> Claims:
+def claims(config: RuntimeConfig, num_gpus: int, num_judges: int = 0) -> Claims:
     """A sliver of a core for all; what the recipe says, or where it says nothing an equal share of the GPUs for models.
+
+    A frozen judge claims what a rollout worker does.
 
     >>> claims(RuntimeConfig(num_rollout_workers=3), 2).rollout
     {'CPU': 0.01, 'GPU': 0.5}
@@ -43,7 +45,7 @@ def claims(config: RuntimeConfig, num_gpus: int) -> Claims:
         UserError: what the recipe claims leaves no GPU for a model that it claims nothing for.
     """
     asked = config.resources
-    counts = ((config.num_trainers, asked.trainer), (config.num_rollout_workers, asked.rollout))
+    counts = ((config.num_trainers, asked.trainer), (config.num_rollout_workers + num_judges, asked.rollout))
     taken = sum(count * claim.get("GPU", 0.0) for count, claim in counts if claim is not None)
     taken += config.num_reward_workers * (asked.reward or {}).get("GPU", 0.0)
     num_models = sum(count for count, claim in counts if claim is None)
@@ -70,13 +72,14 @@ def gpu_share(num_models: int, num_gpus: float) -> float:
     return int(100 * min(1.0, num_gpus) / math.ceil(num_models / whole)) / 100
 
 
-def check_room(config: RuntimeConfig, wanted: Claims, num_rewards: int) -> None:
+def check_room(config: RuntimeConfig, wanted: Claims, num_rewards: int, num_judges: int = 0) -> None:
     """Raise UserError where the cluster as it stands could not hold the workers even if it were idle."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     kinds = {
         "trainer": (config.num_trainers, wanted.trainer),
         "rollout": (config.num_rollout_workers, wanted.rollout),
         "reward": (num_rewards, wanted.reward),
+        "judge": (num_judges, wanted.rollout),
     }
     for kind, (count, claim) in kinds.items():
         able = sum(all(node["Resources"].get(name, 0) >= amount for name, amount in claim.items()) for node in nodes)

@@ -235,7 +235,7 @@ def group_metrics(groups: Sequence[TrajectoryGroup], counts: GroupCounts) -> Met
     parts = sorted({name for r in results for name in r.parts})
     return {
         **({"reward_mean": float(np.mean([r.score for r in results if r.score is not None]))} if results else {}),
-        **{f"reward/{name}": float(np.mean([r.parts[name] for r in results])) for name in parts},
+        **{f"reward/{name}": float(np.mean([r.parts[name] for r in results if name in r.parts])) for name in parts},
         "completion_tokens_mean": float(np.mean(lengths)),
         "completion_tokens_max": float(max(lengths)),
         "cut_share": float(np.mean([t.finish_reason is not FinishReason.STOP for t in trajectories])),

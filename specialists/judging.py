@@ -42,6 +42,11 @@ class JudgePlan:
         model = self.config.model
         return model if isinstance(model, str) and model != POLICY else None
 
+    @property
+    def num_workers(self) -> int:
+        """Workers that hold the judge's own model."""
+        return int(self.frozen is not None)
+
     def facts(self) -> dict[str, str]:
         """For the run's log: who judges, with which prompt."""
         model = self.config.model
