@@ -89,6 +89,8 @@ def _metrics(row: Row, progress: Progress) -> str:
         parts.append(f"tokens {row['completion_tokens_mean']:.0f}")
         if failed := int(row.get("num_failed_rollouts", 0)):
             parts.append(f"failed scores {failed}")
+        if "judge/accuracy" in row:
+            parts.append(f"judge {percent(row['judge/accuracy'])} right")
         if row["num_groups_without_signal"] == row["num_groups"]:
             parts.append("no signal, not trained")
         parts += [f"{number(row['tokens_per_s'])} tok/s", f"{number(row['step_s'])} s/step"]
@@ -112,8 +114,16 @@ def evaluation(row: Row) -> str:
     failed = f"  could not be scored: {row['num_failed']}" if row.get("num_failed") else ""
     return (
         f"{percent(row['accuracy'])} of {row['num_tasks']} held-out tasks (95 %: {100 * low:.1f} to {100 * high:.1f})"
-        f"  tokens {row['mean_completion_tokens']:.0f}{failed}{'  ' if kinds else ''}{kinds}"
+        f"  tokens {row['mean_completion_tokens']:.0f}{failed}{'  ' if kinds else ''}{kinds}{judge(row.get('judge', {}))}"
     )
+
+
+def judge(figures: Row) -> str:
+    """What an evaluation measured of the judge: on labels, and its score beside the truth; empty without a judge."""
+    words = [f"right on {percent(figures['accuracy'])} of {figures['num_labels']:.0f} labels"] if "accuracy" in figures else []
+    words += [f"score {figures['score']:.2f}"] if "score" in figures else []
+    words += [f"truth {figures['truth']:.2f}"] if "truth" in figures else []
+    return f"  judge: {', '.join(words)}" if words else ""
 
 
 def _evaluation(row: Row, progress: Progress) -> str:
@@ -193,6 +203,7 @@ EVENTS: Mapping[str, Callable[[Row, Progress], str]] = {
     "run_started": _run_started,
     "workers_starting": lambda row, _: f"starting workers: {row['runtime']}",
     "data": lambda row, _: f"data: {row['num_train']} training tasks, {row['num_held_out']} held out",
+    "judge": lambda row, _: f"judge: {row['model']}, prompt {row['prompt']} ({row['prompt_hash'][:8]})",
     "model": lambda row, _: f"model: {row['num_parameters']:,} parameters, vocabulary of {row['vocab_size']}",
     "stage_started": lambda row, _: f"stage {row['stage']}: {row['kind']}, {row['steps']} steps",
     "workers_placed": _workers_placed,

@@ -69,7 +69,8 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """The stages in order, evaluations included."""
     size, cores, init = model_size(recipe), _cores(recipe), recipe.model.init
-    start = [_evaluation(recipe, size)] if init is None and recipe.rewards else []  # random weights solve nothing
+    scored = recipe.rewards or recipe.judge is not None
+    start = [_evaluation(recipe, size)] if init is None and scored else []  # random weights solve nothing
     stages = (*start, *(_stage(stage, recipe, size) for stage in recipe.stages))
     name = f"new {init.architecture} with random weights" if init else str(recipe.model.path)
     assumption = (
@@ -95,12 +96,14 @@ def _evaluation(recipe: Recipe, size: ModelSize | None) -> StagePlan:
 
 def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StagePlan:
     if isinstance(stage, GrpoConfig):
-        rewards = ", ".join(reward.use for reward in recipe.rewards)
+        rewards = ", ".join([*(reward.use for reward in recipe.rewards), *(["a judge"] if recipe.judge else [])])
         shape = f"{stage.num_prompts} prompts x {stage.group_size} completions"
         what = f"grpo, {stage.steps} steps of {shape}, scored by {rewards}"
         during = (stage.steps - 1) // stage.eval_every if stage.eval_every else 0
-        trained = stage.steps * stage.num_prompts * stage.group_size * stage.sampling.max_tokens
-        sampled = trained + during * _eval_tokens(recipe, recipe.evaluation.num_tasks_during)
+        completions = stage.steps * stage.num_prompts * stage.group_size
+        trained = completions * stage.sampling.max_tokens + stage.steps * stage.group_size * _label_tokens(recipe)
+        sampled = trained + completions * _verdict_tokens(recipe)
+        sampled += during * _eval_tokens(recipe, recipe.evaluation.num_tasks_during)
         sampled += _eval_tokens(recipe, recipe.evaluation.num_tasks)
     else:
         mixture = ", ".join(f"{share:g} {style}" for style, share in stage.mixture.items())
@@ -116,7 +119,29 @@ def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StageP
 
 
 def _eval_tokens(recipe: Recipe, num_tasks: int) -> int:
-    return num_tasks * recipe.evaluation.num_samples * recipe.evaluation.sampling.max_tokens
+    completions = num_tasks * recipe.evaluation.num_samples
+    tokens = completions * (recipe.evaluation.sampling.max_tokens + _verdict_tokens(recipe))
+    judge = recipe.judge
+    if judge is not None and judge.train is not None and _judges_here(recipe):
+        tokens += 2 * min(num_tasks, judge.train.num_held_out) * judge.sampling.max_tokens  # in both orders
+    return tokens
+
+
+def _judges_here(recipe: Recipe) -> bool:
+    """Whether a model of the run judges: an endpoint's tokens are somebody else's."""
+    return recipe.judge is not None and isinstance(recipe.judge.model, str)
+
+
+def _verdict_tokens(recipe: Recipe) -> int:
+    """Sampled for one completion's score, none of them asked again."""
+    judge = recipe.judge
+    return judge.num_samples * judge.sampling.max_tokens if judge is not None and _judges_here(recipe) else 0
+
+
+def _label_tokens(recipe: Recipe) -> int:
+    """Of a step's judging tasks, one completion each."""
+    judge = recipe.judge
+    return judge.train.num_prompts * judge.sampling.max_tokens if judge is not None and judge.train is not None else 0
 
 
 def _time_s(recipe: Recipe, size: ModelSize | None, trained: int, sampled: int) -> float | None:

@@ -160,8 +160,8 @@ class Evaluation:
     num_failed: int
     by_kind: Mapping[str, float]
     pass_at_k: Mapping[int, float]
-    judge: Mapping[str, float]  # figures of the judge; empty where there is none
     groups: Sequence[TrajectoryGroup] = field(repr=False)
+    judge: Mapping[str, float] = field(default_factory=dict)  # figures of the judge; empty where there is none
 
     def as_dict(self) -> dict[str, object]:
         """What summary.json and metrics hold: everything but the trajectories."""

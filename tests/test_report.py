@@ -270,7 +270,7 @@ def test_values_that_are_not_finite_are_gaps_and_counted(tmp_path: Path) -> None
     loss = next(chart for chart in charts.stage_charts(run, run.stages[1])[0] if chart.title == "Loss")
     assert loss.lines[0].values == [None, None, pytest.approx(-3e-9), None]
     assert loss.note == "2 values are not finite and left out."
-    assert "NaN" not in page._json([loss.lines[0].values])
+    assert "NaN" not in texts.script_json([loss.lines[0].values])
 
 
 def test_many_rows_are_averaged_and_that_is_said() -> None:

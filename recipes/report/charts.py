@@ -54,6 +54,19 @@ class _Spec:
 SPECS = (
     _Spec("Loss", {"loss": "loss"}, zero=False),
     _Spec("Token accuracy", {"token_accuracy": "token accuracy"}, "share", help="of the demonstrations' next tokens"),
+    _Spec("Judge on labels", {"judge/accuracy": "accuracy", "judge/agreement": "agreement"}, "share", help="judging tasks"),
+    _Spec(
+        "Judge against the truth",
+        {"judge/score": "judge", "judge/truth": "truth", "judge/gap": "gap"},
+        help="a gap that grows is the policy learning to please the judge",
+    ),
+    _Spec(
+        "Verdicts that could not be read",
+        {"judge/malformed_share": "of scores", "judge/label_malformed_share": "of judging tasks"},
+        "share",
+        help="before they were asked for again",
+    ),
+    _Spec("What the judge's score goes with", {"judge/truth_correlation": "truth", "judge/length_correlation": "length"}),
     _Spec("Completion length", {"completion_tokens_mean": "mean", "completion_tokens_max": "longest"}, "tokens"),
     _Spec(
         "Samples without use",

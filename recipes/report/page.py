@@ -1,6 +1,6 @@
 """The report as HTML text: figures, tables and words are written here; page.js draws the charts and turns the transcripts.
 
-Every text from the run passes `_t` (HTML) or `_json` (data that the script reads and only ever sets as text).
+Every text from the run passes `_t` (HTML) or `texts.script_json` (data that the script reads and only ever sets as text).
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from recipes.lines import Progress, line
-from recipes.report import charts, texts
+from recipes.report import charts, judge, texts
 from recipes.report.mismatch import mismatch
 from recipes.report.run import UNFINISHED, Ancestor, Row, Run, Stage, after, comparison, count, finite
 from recipes.text import duration, number, percent, safe
@@ -67,7 +66,7 @@ def render(run: Run) -> str:
 {body}
 </main>
 <footer>Written by <code>polymath report</code> from {_t(str(run.folder))}; the page holds everything that it shows.</footer>
-<script type="application/json" id="data">{_json(data)}</script>
+<script type="application/json" id="data">{texts.script_json(data)}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -81,6 +80,8 @@ def _sections(run: Run, drawn: list[charts.Chart]) -> Iterator[tuple[str, str, s
     if accuracy:
         body = f'<div class="wide">{_figure(drawn, accuracy)}</div>' + _accuracy_table(run)
         yield "accuracy", "Accuracy", _section("accuracy", "Held-out accuracy", body)
+    if table := judge.table([(_when(run, row), _mapping(row.get("judge"))) for row in _finals(run)]):
+        yield "judge", "Judge", _section("judge", "The judge", f'{_table(*table)}<p class="note">{_t(judge.NOTE)}</p>')
     yield "compare", "Before and after", _section("compare", "Before and after", _compare(run))
     for i, stage in enumerate(run.stages):
         shown, more = charts.stage_charts(run, stage)
@@ -388,9 +389,3 @@ def _kind(kind: str) -> str:
 def _t(text: str) -> str:
     """A text of the run as HTML: escaped, and control characters made visible."""
     return html.escape(safe(text))
-
-
-def _json(value: object) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element or open another."""
-    text = json.dumps(texts.cleaned(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -5,6 +5,7 @@ No text is trusted: a completion may hold HTML, control characters, marks that t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -85,3 +86,9 @@ def _transcript(row: Row, chars: int) -> Values:
 def _text(row: Row, key: str) -> str:
     value = row.get(key)
     return "" if value is None else str(value)
+
+
+def script_json(value: object) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element or open another."""
+    text = json.dumps(cleaned(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
