@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 
 from rewards.config import SandboxConfig
@@ -29,6 +30,7 @@ class Boxes:
         self._opening = asyncio.Lock()
         self._pool: Pool | None = None
         self._kept: set[BoxSpec] = set()  # kinds that are kept ready
+        self._for_calls: list[tuple[float, Box]] = []  # free ones that are stateless, and when each was made
         self._warming: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -50,12 +52,46 @@ class Boxes:
             finally:
                 await pool.release(box)
 
+    @contextlib.asynccontextmanager
+    async def calls(self) -> AsyncIterator[Box]:
+        """A box for calls of functions, each of which finds nothing of what was there before it.
+
+        In the function layer it is one of those that, by themselves, end every process and delete every file after each call,
+        and that serve for the next block too; in the others it is as `box` gives it, for one call.
+
+        Raises:
+            SandboxError: none can be had; in the block also: it was lost.
+        """
+        if self.config.layer != "function":
+            async with self.box() as box:
+                yield box
+            return
+        async with self._free:
+            pool = await self._open()
+            born, box = await self._stateless(pool)
+            try:
+                yield box
+            except BaseException:  # it may be in the middle of a call
+                await pool.destroy(box)
+                raise
+            self._for_calls.append((born, box))
+
+    async def _stateless(self, pool: Pool) -> tuple[float, Box]:
+        spec, now = spec_of(self.config, None), time.monotonic()
+        while self._for_calls:
+            born, box = self._for_calls.pop()
+            if now - born < spec.ttl_s / 2:
+                return born, box
+            await pool.destroy(box)
+        return now, await pool.create(spec.layer, limits=spec.limits, stateless=True, ttl_s=spec.ttl_s, labels=LABELS)
+
     async def close(self) -> None:
         """Ends every box."""
         for task in self._warming:
             task.cancel()
         await asyncio.gather(*self._warming, return_exceptions=True)
         pool, self._pool = self._pool, None
+        self._for_calls.clear()
         if pool is not None:
             await pool.close()
 
