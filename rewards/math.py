@@ -1,7 +1,8 @@
 """The verifier for mathematics: whether the final answer of a completion equals the task's answer.
 
-Numbers are compared exactly here, anything else by `rewards.symbolic`. Where the text leaves open which answer is meant
-(alternatives, a list of candidates, an unfinished box), it has none. Recipes name it `rewards.math:verify`.
+Here the final answer is found and plain numbers are compared; anything else is for `rewards.equality`. Where the text leaves
+open which answer is meant (alternatives, a list of candidates, an unfinished box), it has none. Recipes name it
+`rewards.math:verify`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
-from rewards import symbolic
+from rewards.equality.compare import equal
+from rewards.equality.tokens import ascii_digits
+from rewards.equality.units import is_unit
 from rewards.task import Task
 
 MAX_ANSWER_CHARS = 2_000
+MAX_END_CHARS = 8_000  # of a text without a box that are read
 MAX_BOXES = 2  # different boxed answers: an intermediate result and the final one; more is a dump
 MAX_BARE_NUMBERS = 3  # in an answer of nothing but numbers; more is a dump
 
@@ -43,9 +47,13 @@ _BAD_AFTER = re.compile(
     r"(?:pi|sqrt|times|hundred|thousand|[mb]illion|dozen)\b|[eixyzn]\b(?!\.)"
     r"|,?\s*or\b(?! (?:so|less|more)\b))"
 )
-_LIST_IN_NUMBER = re.compile(r"[,;&=<>]|\\\\|\bor\b|\band\b|\\(?:text|boxed|pm|mp|ne|neq|l?or|vee|mid)\b|[0-9]\s+[0-9]|[≠±∨|]")
-# Sums, differences, products and quotients of numbers: a question repeated, not an answer. Powers and roots may stay.
-_UNEVALUATED = re.compile(r"[0-9)}]\s*(?:[-+*×·÷−]|\\(?:times|cdot|div)\b)\s*[0-9(\\]")
+_PERCENTAGE = re.compile(r"%|\bper ?cent", re.IGNORECASE)
+_UNIT_POWER = re.compile(r"(?<=[0-9] )([a-z]{1,6})\^\{?[23]\}?(?![^\s.,;:)])")  # of 12 cm^2
+_YES_NO = re.compile(r"\b(yes|no)\b(?![-'’])", re.IGNORECASE)
+_SPACE = re.compile(r"\s+|\$|\\(?:left|right|[,;:! ])")
+_OPERATION = re.compile(  # what is not worked out yet, if it is copied; a fraction of numbers is
+    r"[*^!=]|[0-9a-zA-Z)}]\s*[-+]|\\(?:times|cdot|div|sqrt|sin|cos|tan|log|ln|binom|frac\{[^{}]*[a-zA-Z])"
+)
 _DIVISION = re.compile(r"/\s*(?!1\b)[0-9]|frac\s*\{[^}]*\}\s*\{\s*(?!1\s*\})")
 _FILLER = re.compile(r"[\s,;:.|/&()\[\]{}*#•·$\\-]|\band\b|\bor\b")
 
@@ -58,12 +66,14 @@ def verify(task: Task, completion: str) -> float:
     opened and never closed has no answer; a text without either mark is read whole, as from models that do not think.
 
     The final answer is the last \boxed{...}, else what follows the last `####`, else the last number or expression.
-    Integers, decimals, fractions and thousands separators are compared exactly: 1/2 = 0.5, but 0.333 is not 1/3.
-    A percent sign is read as a unit, like "cm", unless the task's answer has one: then 50% = 0.5 = 1/2, not 50.
+    Values are compared exactly: 1/2 = 0.5, but 0.333 is not 1/3, and 6*7 is not yet 42. A unit on one side alone is no
+    difference, two different measures are: 5 cm is 5, and is not 5 km; nothing is converted. A percent sign is read as a
+    unit, unless the task's answer has one: then 50% = 0.5 = 1/2, and 50 only where the question asks for a percentage.
+    An expression copied from the question is no answer, unless it is spelled as the task's answer is.
 
     Raises:
         ValueError: the task has no answer.
-        ChildProcessError: see `rewards.symbolic.equal`.
+        ChildProcessError: see `rewards.symbolic.compare`.
 
     >>> verify(Task("1", "math", (), answer="42"), "<think>6*7</think>It is $\\boxed{42}$.")
     1.0
@@ -74,7 +84,20 @@ def verify(task: Task, completion: str) -> float:
     visible = visible_part(completion)
     if visible is None:
         return 0.0
-    return float(_equals_number(gold, visible) if _number(gold, "%" in gold) is not None else _equals(gold, visible))
+    percent = "%" in gold
+    candidate = _boxed(visible)
+    if candidate is None:
+        tail = _end_of(_after_hashes(visible))
+        if gold.casefold() in ("yes", "no"):
+            candidate = _yes_or_no(tail)
+        else:
+            candidate = _last_expression(tail) if _number(gold, percent) is None else _last_number(tail, percent)
+    if not candidate or len(candidate) > MAX_ANSWER_CHARS or len(gold) > MAX_ANSWER_CHARS:
+        return 0.0
+    if _equals(gold, candidate, percent):
+        return float(not _is_copied(candidate, task.prompt, gold))
+    asked = percent and "%" not in candidate and _PERCENTAGE.search(task.prompt) is not None
+    return float(asked and _equals(gold, f"{candidate}\\%", percent))
 
 
 def visible_part(completion: str) -> str | None:
@@ -85,40 +108,33 @@ def visible_part(completion: str) -> str | None:
     return None if "<think>" in completion else completion
 
 
-def _equals_number(gold: str, visible: str) -> bool:
-    percent = "%" in gold
-    wanted = _number(gold, percent)
-    candidate = _boxed(visible)
-    if candidate is None:
-        candidate = _last_number(_after_hashes(visible), percent)
-    if not candidate or len(candidate) > MAX_ANSWER_CHARS:
-        return False
-    candidate = _plain_text(_after_equals(_clean(candidate)))
-    value = _number(candidate, percent)
-    if value is not None:
-        return value == wanted and not (value.denominator == 1 and _DIVISION.search(candidate))  # 84/2 is not yet 42
-    if _UNEVALUATED.search(candidate):
-        return False
-    if _LIST_IN_NUMBER.search(_without_units(candidate)) or any(_is_foreign_digit(c) for c in candidate):
-        return False
-    # math-verify reads "9%" as equal to both 9 and 0.09: percentages are left to the exact path above.
-    return "%" not in candidate and symbolic.equal(str(wanted), candidate.replace("**", "^"))
+def _equals(gold: str, candidate: str, percent: bool) -> bool:
+    wanted, value = _number(gold, percent), _number(candidate, percent)
+    if wanted is not None and value is not None:  # 84/2 is not yet 42
+        return value == wanted and not (value.denominator == 1 and _DIVISION.search(candidate) is not None)
+    return equal(_clean(gold), _clean(candidate), percent=percent)
 
 
-def _equals(gold: str, visible: str) -> bool:
-    """For answers that are not one number: expressions, tuples, sets, intervals, words."""
-    candidate = _boxed(visible)
-    if candidate is None:
-        candidate = _last_expression(_after_hashes(visible))
-    if not candidate or len(candidate) > MAX_ANSWER_CHARS:
+def _is_copied(candidate: str, prompt: str, gold: str) -> bool:
+    """Whether an expression that is still to be worked out stands in the question as it is: 2^10, (x + 1)^2."""
+    written = _SPACE.sub("", candidate)
+    if written == _SPACE.sub("", gold) or not _OPERATION.search(written):
         return False
-    gold, candidate = _plain_text(_clean(gold)), _plain_text(_clean(candidate))
-    if "".join(gold.split()) == "".join(candidate.split()):
-        return True
-    if gold.isascii() and gold.replace(" ", "").isalpha():  # words; math-verify would read "yes" as y*e*s
-        candidate = candidate.strip("()")
-        return gold == candidate or (len(gold) > 1 and gold.casefold() == candidate.casefold())
-    return not any(_is_foreign_digit(c) for c in candidate) and symbolic.equal(gold, candidate)
+    places = [i for begin, end in _kept(prompt) for i in range(begin, end)]
+    asked = "".join(prompt[i] for i in places)
+    at = asked.find(written)
+    while at >= 0:
+        first, last = places[at], places[at + len(written) - 1]
+        if not prompt[max(0, first - 1) : first].isalnum() and not prompt[last + 1 : last + 2].isalnum():
+            return True
+        at = asked.find(written, at + 1)
+    return False
+
+
+def _kept(text: str) -> list[tuple[int, int]]:
+    """The stretches of a text between its spaces."""
+    ends = [0, *(place for match in _SPACE.finditer(text) for place in match.span()), len(text)]
+    return list(zip(ends[::2], ends[1::2], strict=True))
 
 
 @lru_cache(maxsize=4096)
@@ -178,9 +194,17 @@ def _after_hashes(text: str) -> str:
     return first if "####" in text and _number(first, True) is not None else tail
 
 
+def _end_of(text: str) -> str:
+    """The last lines of a text, where its answer is; so that no long text costs much."""
+    return text if len(text) <= MAX_END_CHARS else text[-MAX_END_CHARS:].partition("\n")[2] or text[-MAX_END_CHARS:]
+
+
 def _last_number(text: str, percent: bool) -> str:
     """The last number or numeric expression of a sentence; "" where the text does not settle on one."""
     text = _EMPHASIS.sub(r"\2", _TAG.sub(" ", text)).replace("−", "-")
+    if not text.isascii():
+        text = ascii_digits(text)
+    text = _UNIT_POWER.sub(_without_power, text) if "^" in text else text
     text = _SEGMENT.sub(lambda match: _unwrap_number(match, percent), text)
     if _is_dump(text):
         return ""
@@ -200,6 +224,10 @@ def _last_number(text: str, percent: bool) -> str:
     if not set(bare) & set("()"):
         return bare
     return found if found.count("(") == found.count(")") else ""
+
+
+def _without_power(unit: re.Match[str]) -> str:
+    return unit[1] if is_unit(unit[1]) else unit[0]
 
 
 def _unwrap_number(segment: re.Match[str], percent: bool) -> str:
@@ -223,6 +251,12 @@ def _last_expression(text: str) -> str:
     return re.split(r"\b(?:is|are|be|equals)\b:?\s|:\s", line)[-1].strip()
 
 
+def _yes_or_no(text: str) -> str:
+    """The word that a text begins with, where the other one does not follow; else its last expression."""
+    words = {word.lower() for word in _YES_NO.findall(text)}
+    return words.pop() if len(words) == 1 and _YES_NO.match(text.lstrip(" \n*#_`\"'(")) else _last_expression(text)
+
+
 def _is_dump(text: str) -> bool:
     """Whether a text is a list of bare numbers and nothing else."""
     if len(re.findall(r"[0-9]+", text[: 4 * MAX_ANSWER_CHARS])) <= MAX_BARE_NUMBERS:
@@ -244,11 +278,6 @@ def _plain_text(text: str) -> str:
     return match[1].strip() if match else text
 
 
-def _without_units(text: str) -> str:
-    r"""`text` without the \text{...} of a unit at its end."""
-    return re.sub(r"\\(?:text|mathrm|mbox)\{\s*[A-Za-z.°/ ]+\s*\}(?:\^\{?[0-9]\}?)?$", "", text).strip()
-
-
 def _after_equals(text: str) -> str:
     """The right-hand side of "x = 7"; the whole text where two sides are different numbers."""
     parts = [part.strip() for part in _EQUALS.split(text)]
@@ -259,7 +288,3 @@ def _after_equals(text: str) -> str:
 def _is_glued(char: str) -> bool:
     """Whether a neighbour belongs to the number: a letter, a digit of another script, an invisible mark."""
     return char != "" and (char.isalnum() or char == "_" or unicodedata.category(char) in ("Cf", "Mn", "Me", "Co"))
-
-
-def _is_foreign_digit(char: str) -> bool:
-    return not char.isascii() and char.isnumeric()

@@ -2,7 +2,7 @@
 
 sympy cannot be interrupted from a thread and has inputs on which it never ends or eats all memory, so a child has a
 limit on CPU time and on memory that the kernel enforces; children are started on demand, again after they died, and end
-with their parent. This bounds accidents and cheap tricks, it is no sandbox. Called by `rewards.math_answer`.
+with their parent. This bounds accidents and cheap tricks, it is no sandbox. Called by `rewards.equality.compare`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from rewards import child
 from rewards.child import Child, ChildDiedError, how_it_ended
@@ -39,20 +41,26 @@ _DEATHS_BY_INPUT = (-signal.SIGPROF, -signal.SIGABRT, -signal.SIGSEGV)  # over t
 _BOMB = re.compile(r"(?:\^|\*\*)[\s{(]*[-.0-9]+[\s})]*(?:\^|\*\*)|(?:\^|\*\*)[\s{(]*-?[0-9]{5}|[0-9]{4}\s*!|!\s*[)}]*\s*!")
 
 
-def equal(gold: str, candidate: str) -> bool:
-    """Whether two LaTeX expressions (without delimiters) are equal in math-verify's sense, decimals to 6 places.
+class Verdict(StrEnum):
+    EQUAL = "equal"
+    UNEQUAL = "unequal"  # or not understood
+    TOO_COSTLY = "too costly"  # too long, or it used up its time or memory
 
-    An expression that is too long, too costly or not understood equals nothing. Safe in threads and after a fork; pairs
-    are remembered, and a pair that several threads ask for at once is compared once.
+
+def compare(gold: str, candidate: str) -> Verdict:
+    """Whether two LaTeX expressions (without delimiters) are equal in math-verify's sense.
+
+    Variables may be taken as positive, decimals are compared to 6 places, units are not known. Safe in threads and after a
+    fork; pairs are remembered, and a pair that several threads ask for at once is compared once.
 
     Raises:
         ChildProcessError: a child could not work for a reason that does not lie in the expressions.
 
-    >>> equal("2^{10}", "1024"), equal("2^{10}", "9^{9^{9^9}}")
-    (True, False)
+    >>> str(compare("2^{10}", "1024")), str(compare("2^{10}", "9^{9^{9^9}}"))
+    ('equal', 'too costly')
     """
     if any(len(text) > MAX_CHARS or _BOMB.search(text) for text in (gold, candidate)):
-        return False
+        return Verdict.TOO_COSTLY
     return _verdicts.of(gold, candidate)
 
 
@@ -67,9 +75,9 @@ class _Verdicts:
     def __init__(self) -> None:
         self.pool = _Pool()
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], Future[bool]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Future[Verdict]] = OrderedDict()
 
-    def of(self, gold: str, candidate: str) -> bool:
+    def of(self, gold: str, candidate: str) -> Verdict:
         pair = (gold, candidate)
         with self._lock:
             found = self._known.get(pair)
@@ -102,7 +110,7 @@ class _Pool:
         self._busy: set[Child] = set()
         self._places = threading.Semaphore(MAX_PROCESSES)
 
-    def ask(self, gold: str, candidate: str) -> bool:
+    def ask(self, gold: str, candidate: str) -> Verdict:
         deadline = time.monotonic() + START_LIMIT_S + WALL_LIMIT_S
         if not self._places.acquire(timeout=START_LIMIT_S + WALL_LIMIT_S):
             raise ChildProcessError("the processes that compare expressions were busy for too long")
@@ -114,13 +122,13 @@ class _Pool:
     def pids(self) -> list[int]:
         return [running.pid for running in [*self._free, *self._busy]]
 
-    def _ask(self, question: bytes, deadline: float) -> bool:
+    def _ask(self, question: bytes, deadline: float) -> Verdict:
         status: int | None = 0
         while status == 0:  # worn: it ended by itself before it saw the question
             running = self._take()
             try:
                 running.send(question, deadline)
-                verdict = running.receive(deadline) == b"equal"
+                verdict = Verdict(running.receive(deadline).decode())
             except ChildDiedError:
                 status = self._end(running, grace_s=WALL_LIMIT_S)
             except TimeoutError:
@@ -134,7 +142,7 @@ class _Pool:
                 self._free.append(running)
                 return verdict
         if status in _DEATHS_BY_INPUT:
-            return False
+            return Verdict.TOO_COSTLY
         raise ChildProcessError(f"the process that compares expressions {how_it_ended(status)}")
 
     def _take(self) -> Child:
@@ -166,17 +174,33 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def serve(channel: int, life: int) -> None:
-    """The child: a request is a pair and its limits as JSON, the reply "equal" or "unequal", until its parent closes."""
+    """The child: a request is a pair and its limits as JSON, the reply a verdict, until its parent closes."""
     import math_verify  # late, so that only the child pays for sympy
+    import sympy
+    from latex2sympy2_extended import NormalizationConfig
 
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    config = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
+    # Its list of units would strip the "c" of 3x + 2 c.
+    normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+    config = (math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal),)
 
-    def parse(text: str) -> list[object]:
+    def parse(text: str) -> list[Any]:
         boxed = f"\\boxed{{{text}}}"
-        parsed: list[object] = math_verify.parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
+        parsed: list[Any] = math_verify.parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
         return parsed
+
+    def same(gold: list[Any], candidate: list[Any]) -> bool:
+        return bool(math_verify.verify(gold, candidate, timeout_seconds=None))
+
+    def positive(parsed: list[Any]) -> list[Any]:
+        """With positive variables, for which sqrt(x) sqrt(y) is sqrt(xy), and with i as the imaginary unit."""
+        return [
+            each.xreplace({s: sympy.I if s.name == "i" else sympy.Symbol(s.name, positive=True) for s in each.free_symbols})
+            if isinstance(each, sympy.Expr)
+            else each
+            for each in parsed
+        ]
 
     parse_gold = lru_cache(maxsize=256)(parse)  # a group's answers share their task
 
@@ -185,10 +209,11 @@ def serve(channel: int, life: int) -> None:
         # Both timers end the process where they run out: the default action of their signals, even inside C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
         signal.setitimer(signal.ITIMER_REAL, WALL_LIMIT_S)
-        same = math_verify.verify(parse_gold(gold), parse(candidate), timeout_seconds=None)
+        pair = parse_gold(gold), parse(candidate)
+        is_equal = same(*pair) or same(positive(pair[0]), positive(pair[1]))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        yield b"equal" if same else b"unequal"
+        yield (Verdict.EQUAL if is_equal else Verdict.UNEQUAL).encode()
         if _resident_bytes() > worn_bytes:
             sys.exit()
 

@@ -202,7 +202,7 @@ import os, re, signal, subprocess
 from pathlib import Path
 def f(task):
     from rewards import symbolic
-    symbolic.equal("x+1", "1+x")
+    symbolic.compare("x+1", "1+x")
     pids = [os.getpid(), symbolic.children()[0], subprocess.Popen(["sleep", "1000"]).pid]
     Path("pids.new").write_text(" ".join(map(str, pids)))
     os.rename("pids.new", "pids")
