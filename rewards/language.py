@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from rewards.language_words import COMMON, ENDINGS, LETTERS, RANGES, SCRIPTS
 from rewards.text import sentences, words
@@ -121,24 +121,27 @@ def scores(text: str) -> Mapping[str, float]:
     script = scripts.most_common(1)[0][0]
     if script == "han" and scripts["kana"] * 20 >= scripts["han"]:  # Japanese
         script = "kana"
-    evidence = _evidence(script)
-    if not evidence.words:
+    if not _evidence(script).words:
         only = next(language for language, of in SCRIPTS.items() if of == script)
         return {only: float(scripts[script])}
     found: Counter[str] = Counter()
     for word in words(text.casefold()):
-        _add(found, evidence.words.get(word.replace("’", "'"), ()), WORD)
-        endings = (evidence.endings.get(word[-size:], ()) for size in range(min(MAX_ENDING, len(word) - 2), 0, -1))
-        _add(found, next((owners for owners in endings if owners), ()), ENDING)
-        for letter in set(word) & evidence.letters.keys():
-            _add(found, evidence.letters[letter], LETTER)
+        for language, weight in _evidence_of(word, script):
+            found[language] += weight
     return found
 
 
-def _add(found: Counter[str], owners: Sequence[str], weight: float) -> None:
-    """What few languages have says more for each of them."""
-    for language in owners:
-        found[language] += weight / len(owners) ** 0.5
+@lru_cache(maxsize=20_000)
+def _evidence_of(word: str, script: str) -> Sequence[tuple[str, float]]:
+    """The languages that a word speaks for, and how much. What few languages have says more for each of them."""
+    evidence = _evidence(script)
+    endings = (evidence.endings.get(word[-size:], ()) for size in range(min(MAX_ENDING, len(word) - 2), 0, -1))
+    found = [
+        (evidence.words.get(word.replace("’", "'"), ()), WORD),
+        (next((owners for owners in endings if owners), ()), ENDING),
+        *((evidence.letters[letter], LETTER) for letter in sorted(set(word) & evidence.letters.keys())),
+    ]
+    return [(language, weight / len(owners) ** 0.5) for owners, weight in found for language in owners]
 
 
 def share_of_script(text: str, language: str) -> float:
@@ -149,6 +152,7 @@ def share_of_script(text: str, language: str) -> float:
     return own / max(1, scripts.total())
 
 
+@lru_cache(maxsize=20_000)
 def script_of(char: str) -> str | None:
     """The script of a letter; "other" for scripts of no language known here, None for what is no letter."""
     at = bisect_right(_STARTS, ord(char)) - 1

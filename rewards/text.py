@@ -11,7 +11,9 @@ _UNSPACED = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and H
 # What joins the letters of a word: combining marks, vowel signs, joiners.
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0971-\u0dff\u0e31-\u0e4e\u200c\u200d"
 _LETTERS = rf"[^\W_{_UNSPACED}][{_MARKS}]*"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:{_LETTERS})+(?:['’](?:{_LETTERS})+)*")
+_NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\w)|\d+\.\d+(?!\w)"
+_INITIALS = r"(?:(?<!\w)[^\W\d_]\.){2,4}(?!\w)"  # U.S., e.g.
+_WORD = re.compile(rf"[{_UNSPACED}]|{_NUMBER}|{_INITIALS}|(?:{_LETTERS})+(?:['’](?:{_LETTERS})+)*")
 _BREAK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*+•][ \t]|\d+[.)][ \t]|#{1,6}[ \t]))")
 _CLOSERS = r"[\"'”’»)\]*_`]*"
 _END = re.compile(rf"(?:[.!?…]+{_CLOSERS}(?=\s|\Z)|[。！？।॥؟۔]+{_CLOSERS}|(?<=[a-zß-ÿ])[.!?]+(?=[A-ZÀ-Þ]))")
@@ -28,10 +30,10 @@ def has_word(text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words in order. A word may have apostrophes inside; hyphens, underscores and all else part words.
+    """The words in order. Apostrophes, the marks in 3.5 and 1,200 and the dots of U.S. are inside words; all else parts them.
 
-    >>> words("Don't use well-known snake_case, 3 times!")
-    ["Don't", 'use', 'well', 'known', 'snake', 'case', '3', 'times']
+    >>> words("Don't pay the U.S. 3.5 times, well-known snake_case!")
+    ["Don't", 'pay', 'the', 'U.S.', '3.5', 'times', 'well', 'known', 'snake', 'case']
     """
     return _WORD.findall(text)
 

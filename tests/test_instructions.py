@@ -9,6 +9,7 @@ import pytest
 
 from rewards.instructions import CHECKS, check, verify
 from rewards.instructions.catalog import IFBENCH, IFEVAL, IFTRAIN
+from rewards.instructions.table import PAGE, updated
 from rewards.task import Message, Role, Task
 from rewards.text import list_items, sentences, words
 from rewards.transcript import Transcript
@@ -195,3 +196,11 @@ def test_words():
 
 def test_list_items():
     assert list_items("* one\n  - two\n+ three\n---\n* * *\n*emphasis* here\n-5 degrees\n1. no") == ["one", "two", "three"]
+
+
+def test_the_documentation_has_every_id_as_it_is():
+    page = PAGE.read_text(encoding="utf-8")
+    assert updated(page) == page, "run python -m rewards.instructions.table --write"
+    assert all(f"| `{name}` |" in page for name in CHECKS)
+    with pytest.raises(ValueError, match="lacks the marks of the table IFEval"):
+        updated("nothing")

@@ -15,9 +15,11 @@ def number_placeholders(response: str, *, num_placeholders: int) -> bool:
 
 
 def postscript(response: str, *, postscript_marker: str) -> bool:
-    """After the answer a line begins with the marker, such as P.S., and says something."""
+    """After the answer a line or sentence begins with the marker, such as P.S., and says something."""
     marker = r"\s?".join(re.escape(letter) + r"\.?" for letter in postscript_marker.replace(".", "").strip())
     if "." not in postscript_marker:
         marker = re.escape(postscript_marker.strip())
-    found = re.search(rf"^[ \t>*_#\"“(]*{marker}(?!\w)(?P<text>.*)", response, re.IGNORECASE | re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"(?:^|(?<=[.!?…\"”)]) )[ \t>*_#\"“(]*{marker}(?!\w)(?P<text>.*)", response, re.IGNORECASE | re.MULTILINE | re.DOTALL
+    )
     return found is not None and has_word(response[: found.start()]) and has_word(found["text"])

@@ -13,8 +13,10 @@ from transformers import GenerationConfig
 from rl.config import InitConfig, ModelConfig
 from rl.policy import Policy, init_policy
 from rl.tokenizer import train_tokenizer
+from tests.bench.pages import RESULTS, table, write
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+__all__ = ["RESULTS", "SIZES", "machine", "make_policy", "median", "num_parameters", "product_rate", "table", "write"]
+
 SIZES = {  # Qwen3 with 1.1, 4.98, 49.3 and 596 million parameters (the last one is Qwen3-0.6B's shape): config, vocabulary
     "q1": ({"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}, 1024),
     "q5": ({"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768}, 1024),
@@ -72,13 +74,3 @@ def machine() -> str:
 
 def median(values: list[float]) -> float:
     return statistics.median(values)
-
-
-def write(name: str, text: str) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / name).write_text(text)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
