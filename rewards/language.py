@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -124,7 +124,7 @@ def scores(text: str) -> Mapping[str, float]:
     if not _evidence(script).words:
         only = next(language for language, of in SCRIPTS.items() if of == script)
         return {only: float(scripts[script])}
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for word in words(text.casefold()):
         for language, weight in _evidence_of(word, script):
             found[language] += weight
