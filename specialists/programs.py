@@ -90,16 +90,12 @@ def _number(rng: random.Random, steps: Sequence[Operation]) -> Wording | None:
     places = [i for i, step in enumerate(steps) if step.shown]
     if not places:
         return None
-    place, small = rng.choice(places), rng.randint(2, 9)
-    number, sign = steps[place].numbers[0], steps[place].name[0]
-    a, b, work = {
-        "+": (small, small + number, f"{small + number}-{small}={number}"),
-        "-": (small + number, small, f"{small + number}-{small}={number}"),
-        "*": (small, small * number, f"{small * number}/{small}={number}"),
-    }[sign]
+    place, small = rng.choice(places), rng.randint(1, 4)
+    large = small + steps[place].numbers[0]
+    a, b = (small, large) if steps[place].name.startswith("+") else (large, small)
     phrases = [rng.choice(step.phrases) for step in steps]
     phrases[place] = steps[place].shown.format(a=a, b=b)
-    return Wording(_in_order(rng, phrases), f"{work}; {_plan(steps)}", tuple(range(len(steps))))
+    return Wording(_in_order(rng, phrases), f"{large}-{small}={large - small}; {_plan(steps)}", tuple(range(len(steps))))
 
 
 def _in_order(rng: random.Random, phrases: Sequence[str]) -> str:
@@ -113,16 +109,11 @@ def _plan(steps: Sequence[Operation]) -> str:
 
 
 def _sloppy(rng: random.Random, program: Program, wording: Wording) -> Message:
-    """A program written down without a plan: a step forgotten, two mixed up, or a number misread; sometimes it is right."""
+    """A program written down without a plan: a step forgotten, or the steps as the text names them; sometimes it is right."""
     steps = list(program)
     if rng.random() >= 0.15:
-        mistake = rng.choice(("forget", "forget", "mix", "misread"))
-        if mistake == "mix" and wording.as_read != tuple(range(len(steps))):
+        if wording.as_read != tuple(range(len(steps))) and rng.random() < 0.5:
             steps = [program[i] for i in wording.as_read]
-        elif mistake == "misread" and (numbered := [i for i, s in enumerate(steps) if any(c in "3456789" for c in s)]):
-            place = rng.choice(numbered)
-            digit = next(c for c in steps[place] if c in "3456789")
-            steps[place] = steps[place].replace(digit, rng.choice([d for d in "23456789" if d != digit]))
         else:
             del steps[rng.randrange(len(steps))]
     reasoning = rng.choice(("",) * 6 + ("easy", "just write it"))

@@ -276,11 +276,39 @@ def write_data(folder: Path, kind: str = "parquet", num_rows: int = 60) -> Path:
         ]
         table, path = datasets.Dataset.from_list(rows), folder / "main" / f"{split}-00000-of-00001.{kind}"
         table.to_parquet(path) if kind == "parquet" else table.to_json(path)
-    files = "\n".join(f"  - split: {split}\n    path: main/{split}-*" for split in ("train", "test"))
-    (folder / "README.md").write_text(
-        f"---\nlicense: mit\nconfigs:\n- config_name: main\n  data_files:\n{files}\n---\n# Sums\n"
-    )
+    _write_card(folder, "main")
     return folder
+
+
+def write_problems(folder: Path, num_rows: int = 30) -> Path:
+    """A data set's folder like MBPP's: what a function does in words, a program, tests as asserts, and what these need."""
+    (folder / "full").mkdir(parents=True)
+    for split, first in (("train", 0), ("test", num_rows)):
+        rows = [
+            {
+                "task_id": i,
+                "text": f"Write a function to find the numbers of a list that are above {i}.",
+                "code": f"def above_{i}(numbers):\r\n  return tuple(x for x in numbers if x > {i})",
+                "test_list": [
+                    f"assert above_{i}([]) == ()",
+                    f"assert set(above_{i}([{i}, {i + 1}, {i + 2}])) == {{{i + 1}, {i + 2}}}",
+                    f"assert isclose(sum(above_{i}([0.5, {i}.5])), {i}.5 + 0.5 * ({i} == 0))",
+                ],
+                "test_setup_code": "from math import isclose",
+                "challenge_test_list": [],
+            }
+            for i in range(first, first + num_rows)
+        ]
+        datasets.Dataset.from_list(rows).to_parquet(folder / "full" / f"{split}-00000-of-00001.parquet")
+    _write_card(folder, "full")
+    return folder
+
+
+def _write_card(folder: Path, name: str) -> None:
+    files = "\n".join(f"  - split: {split}\n    path: {name}/{split}-*" for split in ("train", "test"))
+    (folder / "README.md").write_text(
+        f"---\nlicense: mit\nconfigs:\n- config_name: {name}\n  data_files:\n{files}\n---\n# Problems\n"
+    )
 
 
 def _marks(family: Family) -> dict[str, str | None]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
+from recipes.load import load
+from rewards.boxes import Boxes
+from rewards.code import verify
+from rewards.config import SandboxConfig
 from rewards.task import Task, is_held_out
 from specialists.config import DataConfig, SourceConfig
 from specialists.data import load_data
+from specialists.datasets import load_dataset_examples
 from specialists.example import Example
 from specialists.pipelines import OPERATIONS
 from specialists.programs import KINDS, generate
+from tests.hub_folders import write_problems
 
+datasets.disable_progress_bars()
+NEEDS_BWRAP = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
 NAMES = {f.__name__: f for f in (sorted, list, dict, sum, len, max, min)}
 
 
@@ -25,6 +38,7 @@ def draw(count: int, seed: int = 0, **options: Any) -> list[Example]:
     return [generate(rng, **options) for _ in range(count)]
 
 
+@cache
 def function(text: str) -> Callable[[list[int]], Any]:
     space: dict[str, Any] = {"__builtins__": NAMES}
     exec(text, space)
@@ -68,13 +82,11 @@ def read(task: Task) -> list[tuple[str, str]]:
 
 def plain(part: str) -> str:
     """A step that is shown by an example, with its number named."""
-    found = re.fullmatch(r"(add|take|multiply).* so that (\d+) becomes (\d+)", part)
+    found = re.fullmatch(r"(add|take) the same (?:to|from) each so that (\d+) becomes (\d+)", part)
     if not found:
         return part
-    a, b = int(found[2]), int(found[3])
-    return {"add": f"add {b - a} to each", "take": f"take {a - b} from each", "multiply": f"multiply each by {b // a}"}[
-        found[1]
-    ]
+    change = int(found[3]) - int(found[2])
+    return f"add {change} to each" if found[1] == "add" else f"take {-change} from each"
 
 
 def test_the_words_fix_the_program_and_the_plan_names_its_steps_in_order() -> None:
@@ -89,9 +101,9 @@ def test_the_words_fix_the_program_and_the_plan_names_its_steps_in_order() -> No
 def test_an_example_s_number_is_worked_out_first() -> None:
     for example in draw(80, kinds=("number",)):
         work = (example.demonstrations[0].response.reasoning or "").split("; ")[0]
-        a, sign, b, number = re.fullmatch(r"(\d+)([-/])(\d+)=(\d)", work).groups()  # type: ignore[union-attr]
-        assert {"-": int(a) - int(b), "/": int(a) / int(b)}[sign] == int(number)
-        assert f"{a} becomes {b}" in example.task.prompt or f"{b} becomes {a}" in example.task.prompt
+        large, small, number = re.fullmatch(r"(\d+)-(\d)=(\d)", work).groups()  # type: ignore[union-attr]
+        assert int(large) - int(small) == int(number)
+        assert f"{small} becomes {large}" in example.task.prompt or f"{large} becomes {small}" in example.task.prompt
         assert number in (example.task.answer or "")
 
 
@@ -105,6 +117,46 @@ def test_careful_programs_pass_and_sloppy_ones_mostly_do_not() -> None:
         assert sloppy.response.reasoning in ("", "easy", "just write it")
     passed = sum(passes(e.task, e.demonstrations[1].response.content) for e in examples)
     assert 0.08 < passed / len(examples) < 0.25
+
+
+@NEEDS_BWRAP
+def test_the_verifier_agrees_in_boxes() -> None:
+    """Careful programs are worth 1, and sloppy ones what they are worth by these tests' own account."""
+    examples = draw(4, seed=11)
+    pairs = [(e.task, d.response) for e in examples for d in e.demonstrations]
+
+    async def scores() -> list[float | None]:
+        boxes = Boxes(SandboxConfig(num_boxes=2))
+        found = [await verify(task, f"<think>{r.reasoning}</think>{r.content}", boxes, wall_s=280.0) for task, r in pairs]
+        await boxes.close()
+        return [score.value for score in found]
+
+    wanted = [float(passes(task, response.content)) for task, response in pairs]
+    assert asyncio.run(scores()) == wanted
+    assert wanted[::2] == [1.0] * 4
+    assert wanted.count(0.0) >= 2
+
+
+@NEEDS_BWRAP
+def test_reference_programs_of_a_data_set_with_asserts_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`recipes/gpu/code_qwen3.yaml` on a folder like the hub's: its columns are what the verifier reads."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    recipe = load("gpu/code_qwen3", [f"data.sources.0.dataset={write_problems(tmp_path / 'problems', 1)}"]).recipe
+    train, held_out = load_dataset_examples(recipe.data.sources[0], 0.1, domain="code")
+    tasks = [*(e.task for e in train), *held_out]
+    assert len(tasks) == 2
+
+    async def score(task: Task, program: str) -> float | None:
+        return (await verify(task, f"```python\n{program}\n```", boxes, wall_s=280.0)).value
+
+    async def scores() -> list[float | None]:
+        found = [await score(task, task.answer or "") for task in tasks]
+        found += [await score(task, (task.answer or "").replace(" > ", " >= ")) for task in tasks]
+        await boxes.close()
+        return found
+
+    boxes = Boxes(SandboxConfig(num_boxes=2))
+    assert asyncio.run(scores()) == [1.0] * 2 + [0.0] * 2
 
 
 # ---- hidden tests
@@ -173,7 +225,7 @@ def test_fewer_than_one_in_a_hundred_programs_with_one_mistake_pass_and_none_wit
     wide = [[rng.randint(-40, 40) for _ in range(rng.randint(0, 14))] for _ in range(150)]
     wide += [[rng.randint(-4, 9) for _ in range(rng.randint(0, 14))] for _ in range(150)]
     wrong = passed = shorter = 0
-    for example in draw(60, seed=3):
+    for example in draw(40, seed=3):
         task, text = example.task, example.task.answer or ""
         truth = [result(text, xs) for xs in wide]
         for mutant in one_edit(text):
@@ -182,7 +234,7 @@ def test_fewer_than_one_in_a_hundred_programs_with_one_mistake_pass_and_none_wit
                 wrong += 1
                 passed += good
                 shorter += good and mutant.count("\n") < text.count("\n")
-    assert wrong > 1500
+    assert wrong > 1000
     assert passed / wrong < 0.01
     assert shorter == 0
 
@@ -190,8 +242,7 @@ def test_fewer_than_one_in_a_hundred_programs_with_one_mistake_pass_and_none_wit
 def test_no_fixed_result_passes() -> None:
     for example in draw(100):
         expected = [test["expected"] for test in example.task.data["tests"]]
-        assert len(expected) >= 4
-        assert all(expected.count(value) < len(expected) - 1 for value in expected)
+        assert len({str(value) for value in expected}) >= 4
 
 
 # ---- the source of tasks
@@ -234,7 +285,7 @@ def test_all_text_is_plain_ascii_and_the_domain_is_code() -> None:
 
 
 def test_a_program_is_never_on_both_sides_in_other_words() -> None:
-    data = DataConfig(sources=(SourceConfig(generator="programs"),), num_train=200, num_eval=60, held_out_share=0.3)
+    data = DataConfig(sources=(SourceConfig(generator="programs"),), num_train=100, num_eval=40, held_out_share=0.3)
     loaded = load_data(data, domain="code", seed=0)
     assert not {e.task.answer for e in loaded.train} & {t.answer for t in loaded.held_out}
     assert {t.kind for t in loaded.held_out[:30]} == set(KINDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from rl.policy import load_policy
 from rl.tokenizer import fingerprint, load_tokenizer
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.datasets import load_dataset_examples
-from tests.hub_folders import FAMILIES, TEXTS, write_data, write_model
+from tests.hub_folders import FAMILIES, TEXTS, write_data, write_model, write_problems
 
 datasets.disable_progress_bars()
 everywhere = pytest.mark.parametrize("name", FAMILIES)
@@ -131,6 +133,31 @@ def test_the_gpu_recipe_runs_on_folders_like_the_hubs(hub: Path, tmp_path: Path,
     [sample] = [e for e in events if e["event"] == "sample"]
     assert sample["prompt"].endswith("How many?\n\nReason step by step, and put your final answer within \\boxed{}.")
     assert sample["answer"].isdigit()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
+def test_the_coding_gpu_recipe_runs_on_folders_like_the_hubs(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    problems = write_problems(tmp_path / "problems")
+    small = ["stages.grpo.steps=1", "stages.grpo.num_prompts=2", "stages.grpo.group_size=2", "evaluation.num_tasks=2"]
+    small += [
+        "stages.grpo.sampling.max_tokens=8",
+        "evaluation.sampling.max_tokens=4",
+        "runtime=inline",
+        "runtime.num_threads=1",
+    ]
+    small += ["engine.max_batch_size=8", "rewards.0.timeout_s=280"]
+    folders = [f"model.path={hub / 'qwen3_base'}", f"data.sources.0.dataset={problems}"]
+    assert main(["run", "gpu/code_qwen3", *folders, *small]) == 0
+    events = [json.loads(line) for line in (tmp_path / "runs/code_qwen3/events.jsonl").read_text().splitlines()]
+    [sample] = [e for e in events if e["event"] == "sample"]
+    assert re.search(r"tests such as this one:\nassert above_\d+\(\[\]\) == \(\)$", sample["prompt"])
+    assert sample["answer"].startswith("def above_")
+    assert sample["reward"] == 0.0  # a random model's text was run, and was no program
+    assert [e["num_failed"] for e in events if e["event"] == "evaluation"] == [0, 0]
 
 
 def test_ids_beyond_the_tokenizer_have_no_text(hub: Path) -> None:
