@@ -272,7 +272,7 @@ BAD_PARTS = {
     ),
     "generator": (
         "data: {sources: [{generator: aritmetic}, {generator: arithmetic}]}",
-        'data.sources.0.generator: got "aritmetic"; allowed: arithmetic, reasoning_gym/NAME; did you mean arithmetic?',
+        'data.sources.0.generator: got "aritmetic"; allowed: arithmetic, programs, ',
     ),
     "package": (
         "data: {sources: [{generator: reasoninggym/gcd}, {generator: arithmetic}]}",
@@ -370,7 +370,7 @@ def test_a_file_that_is_no_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "piece"),
     [
-        ("maths", 'got "maths", no such recipe; allowed: a YAML file or a shipped recipe (math'),
+        ("maths", 'got "maths", no such recipe; allowed: a YAML file or a shipped recipe (code, '),
         ("", "no such recipe"),
         ("x" * 9999, ""),
     ],
