@@ -194,4 +194,5 @@ def _result(facts: Mapping[str, Any], kept: _Kept, before: Counters, after: Coun
         wall_s=float(wall_s or 0),
         cpu_s=float(cpu_s or 0),
         max_rss_bytes=int(max_rss_bytes or 0),
+        waited_s=float(waited_s) if isinstance(waited_s := facts.get("waited_s"), int | float) and waited_s >= 0 else None,
     )

@@ -97,7 +97,7 @@ def facts_of(result: Result, value: bytes) -> tuple[dict[str, Any], bytes]:
     facts = {
         "verdict": result.verdict, "exit_code": result.exit_code, "signal": result.signal, "wall_s": result.wall_s,
         "cpu_s": result.cpu_s, "max_rss_bytes": result.max_rss_bytes, "sizes": [len(part) for part in parts],
-        "num_bytes": [result.stdout.num_bytes, result.stderr.num_bytes],
+        "num_bytes": [result.stdout.num_bytes, result.stderr.num_bytes], "waited_s": result.waited_s,
     }  # fmt: skip
     return facts, b"".join(parts)
 
@@ -116,5 +116,6 @@ def result_of(facts: Mapping[str, Any], data: bytes) -> tuple[Result, bytes]:
     result = Result(
         Verdict(facts["verdict"]), facts["exit_code"], facts["signal"], Output(parts[0], parts[1], out),
         Output(parts[2], parts[3], err), facts["wall_s"], facts["cpu_s"], facts["max_rss_bytes"],
+        facts.get("waited_s"),
     )  # fmt: skip
     return result, parts[4]

@@ -63,6 +63,7 @@ class Result:
     wall_s: float = 0.0
     cpu_s: float = 0.0  # user and system time of everything it started
     max_rss_bytes: int = 0  # of its largest process
+    waited_s: float | None = None  # for a processor, of what ran when its wall time was over; None where nobody can tell
 
     @property
     def ok(self) -> bool:

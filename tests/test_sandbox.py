@@ -161,6 +161,19 @@ def test_a_timeout_ends_all_that_the_command_started(box: BlockingBox, command: 
     still_works(box)
 
 
+def test_a_timeout_tells_waiting_for_a_processor_from_waiting(pool: BlockingPool) -> None:
+    """On the function layer and this kernel; a machine as busy as it may be makes no difference."""
+    box = pool.create(limits=SMALL)
+    asleep = box.exec("sleep 100", wall_s=3)
+    assert asleep.waited_s is not None
+    assert asleep.wall_s - asleep.cpu_s - asleep.waited_s > 0.5
+    busy = box.exec("while :; do :; done", wall_s=1)
+    assert busy.waited_s is not None
+    assert busy.wall_s - busy.cpu_s - busy.waited_s < 0.5
+    assert box.exec("true").waited_s is None
+    pool.destroy(box)
+
+
 def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(box: BlockingBox) -> None:
     start = time.monotonic()
     result = box.exec("sleep 60 & echo $!")  # it keeps the pipe open

@@ -21,7 +21,7 @@ class CodeLimits:
     cpu_s: float = 4.0  # processor time, of all its processes
     idle_s: float = 10.0  # spent neither computing nor waiting for a processor: asleep, or waiting for input
     total_cpu_s: float = 60.0  # for all tests of one completion; those that are left then have timed out
-    wall_s: float = 60.0  # for one call of a box; a program that has used neither of the above by then is not to blame
+    wall_s: float = 30.0  # for one call of a box; a program that has used neither of the above by then is not to blame
     memory_bytes: int | None = None  # of one process; None: three quarters of what its box has for all
     output_bytes: int = 1 << 20  # of a test: what it prints, or the value as text
     tests_cpu_s: int = 20  # for asserts themselves, beside the program

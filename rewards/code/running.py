@@ -105,6 +105,9 @@ class Running:
         if result.verdict in _VERDICTS:
             return failed(_VERDICTS[result.verdict], f"its box: {result.verdict}")
         if result.verdict is Verdict.WALL_TIMEOUT:
+            idle_s = result.wall_s - result.cpu_s - result.waited_s if result.waited_s is not None else 0.0
+            if idle_s > self.limits.idle_s:
+                return failed(CodeVerdict.TIMEOUT, f"it waited for {idle_s:.0f} s")
             if result.cpu_s < self.limits.cpu_s:
                 raise NotJudgedError(
                     f"a test was not done after {result.wall_s:.0f} s, of which it could compute for {result.cpu_s:.1f} s: the "

@@ -119,6 +119,7 @@ class Watch:
         self._disk = limits.get("disk")
         self._ended_cpu_s = self._most_cpu_s = 0.0
         self._max_rss_bytes = 0
+        self._waited_s: float | None = None
         self._disk_full = False
 
     @property
@@ -133,6 +134,7 @@ class Watch:
         if self.status is None:
             now = time.monotonic()
             if self._wall_s is not None and now - self.start >= self._wall_s:
+                self._waited_s = waited_s(self._family())
                 self.end("wall_timeout")
             elif self._cpu_s is not None and now - self.start >= self._cpu_s and self.cpu_s() >= self._cpu_s:
                 self.end("cpu_timeout")
@@ -201,6 +203,7 @@ class Watch:
             "wall_s": time.monotonic() - self.start,
             "cpu_s": self.cpu_s(),
             "max_rss_bytes": self._max_rss_bytes,
+            "waited_s": self._waited_s,
             "span": [self._began, time.time()],
         }
 
@@ -222,6 +225,20 @@ def stat_fields(pid: int) -> list[str]:
     except OSError:
         return []
     return text[text.rindex(")") + 2 :].split()  # a name may hold spaces and brackets
+
+
+def waited_s(pids: list[int]) -> float | None:
+    """How long these processes, which could run, have waited for a processor; None where the kernel does not tell."""
+    waited = 0
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                    waited += int(file.read().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            if os.path.exists(f"/proc/{pid}"):
+                return None
+    return waited / 1e9
 
 
 def _send(number: int, pids: list[int]) -> None:
