@@ -6,6 +6,8 @@ import pytest
 
 from rewards import shaping
 from rewards.errors import NoScoreError
+from rewards.plugin import RewardSource
+from rewards.score import Scorer
 from rewards.task import Effort, Message, Role, Task
 from rewards.transcript import Transcript, parse_completion
 
@@ -210,3 +212,39 @@ def test_language_is_not_fooled():
 def test_a_language_that_is_not_known_is_no_score():
     with pytest.raises(NoScoreError, match="unknown language"):
         shaping.language(HARD, of(GOOD), "elvish")
+
+
+def test_a_recipe_mixes_them_by_weight():
+    def source(use: str, weight: float, **options: object) -> RewardSource:
+        return RewardSource(use, weight, None, use.rpartition(":")[2], options=options)
+
+    data = {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}], "language": "en"}
+    task = Task("5", "instruct", HARD.messages, data=data)
+    scorer = Scorer(
+        [
+            source("rewards.instructions:verify", 2.0, partial=True),
+            source("rewards.shaping:format", 1.0, pattern="four"),
+            source("rewards.shaping:length", 1.0, free_words=2, max_words=4, part="answer"),
+            source("rewards.shaping:language", 1.0),  # which one is a column of the data
+        ]
+    )
+    try:
+        result = scorer.score(task, of(f"<think>{ENGLISH}</think>It is four."))
+        assert result.parts == {"verify": 0.5, "format": 1.0, "length": 0.5, "language": 1.0}, result.error
+        assert result.score == pytest.approx((2 * 0.5 + 1.0 + 0.5 + 1.0) / 5)
+        plain = scorer.score(task, of("It is four."))
+        assert "language" not in plain.parts  # nothing was thought: left out of the mean
+        assert plain.score == pytest.approx((2 * 0.5 + 0.0 + 0.5) / 4)
+        wrong = Task(
+            "6",
+            "instruct",
+            HARD.messages,
+            data={**data, "instruction_id_list": ["punctuation:no_commas", "startend:quotation"]},
+        )
+        failed = scorer.score(wrong, of("It is four."))
+        assert failed.score is None
+        assert failed.error is not None
+        assert "did you mean 'punctuation:no_comma'" in failed.error
+        assert "Traceback" not in failed.error
+    finally:
+        scorer.close()
