@@ -27,6 +27,7 @@ from specialists.generators import GENERATORS
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+NUM_DRAWN = 8  # tasks of a generator: its kinds may have columns of their own
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
@@ -37,19 +38,19 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
         origin = loaded.tree.nearest(("model", "path")).origin
         if problem := model_problem(recipe.model.path, candidates(recipe.model.path, origin)):
             problems.append(loaded.error(("model", "path"), problem))
-    built_in = any(reward.use.startswith("rewards.") for reward in recipe.rewards)  # they compare with the answer
+    compares = any(reward.use.startswith("rewards.math:") for reward in recipe.rewards)  # with the answer
     styles, columns = set[str](), set[str]()
     are_known = True  # whether `columns` is all that there may be
     for i, source in enumerate(recipe.data.sources):
         found: Iterable[tuple[Key, str]] = ()
         if source.dataset is not None:
             node = loaded.tree.nearest(("data", "sources", i, "columns", "answer"))
-            answer = built_in or node.value == source.columns.answer
+            answer = compares or node.value == source.columns.answer
             looked = candidates(source.dataset, loaded.tree.nearest(("data", "sources", i, "dataset")).origin)
             found = list(_data_problems(source, source.dataset, looked, answer=answer))
             styles.add(Demonstration.style)
             named = None if found else _columns_of(looked)
-            columns |= set(named or ())
+            columns |= {*(named or ()), *source.columns.data}
             are_known = are_known and named is not None
         elif source.generator is not None and source.generator in GENERATORS:
             found = _generator_problems(source, GENERATORS[source.generator], styles, columns)
@@ -97,7 +98,7 @@ def model_problem(value: str, looked: Sequence[Path]) -> str | None:
 def _generator_problems(
     source: SourceConfig, generate: Callable[..., Example], styles: set[str], columns: set[str]
 ) -> Iterator[tuple[Key, str]]:
-    """Draws one task with the source's options, and adds the styles of its demonstrations and the columns of its data."""
+    """Draws tasks with the source's options, and adds the styles of its demonstrations and the columns of its data."""
     parameters = inspect.signature(generate).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for key in source.options:
@@ -105,9 +106,10 @@ def _generator_problems(
             yield ("options", key), f"unknown key; allowed: {', '.join(known)}{did_you_mean(key, known)}"
     try:
         options = {key: value for key, value in source.options.items() if key in known}
-        drawn = generate(random.Random(0), **options)
-        styles.update(one.style for one in drawn.demonstrations)
-        columns.update(drawn.task.data)
+        for seed in range(NUM_DRAWN):
+            drawn = generate(random.Random(seed), **options)
+            styles.update(one.style for one in drawn.demonstrations)
+            columns.update(drawn.task.data)
     except (TypeError, ValueError) as err:
         yield ("options",), f"got {show(source.options)}: {err}"
 

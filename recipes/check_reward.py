@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from recipes.tree import did_you_mean, show
-from rewards.parameters import KNOWN
+from rewards.parameters import BATCH, KNOWN, OF_BATCH
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -60,19 +60,21 @@ def _signature_problem(function: Function | None, options: Collection[str], colu
     if arguments.posonlyargs:
         return f"{function.name} has the positional-only parameter {arguments.posonlyargs[0].arg}; allowed: without the slash"
     names = [arg.arg for arg in (*arguments.args, *arguments.kwonlyargs)]
+    takes_batch = not set(BATCH).isdisjoint(names)
+    known = OF_BATCH if takes_batch else KNOWN
     if "boxes" in names and isinstance(function, ast.FunctionDef):
-        return f"{function.name} asks for boxes, which are for `async def`; allowed: box in a plain `def`"
+        return f"{function.name} asks for boxes, which are for `async def`; allowed: box in a plain `def` of one completion"
     for option in options:
-        if option not in names or option in KNOWN:
-            free = [name for name in names if name not in KNOWN]
+        if option not in names or option in known:
+            free = [name for name in names if name not in known]
             near = did_you_mean(option, free)
             return f"{function.name} takes no option {option}; allowed: {', '.join(free) or 'none'}{near}"
     required = arguments.args[: len(arguments.args) - len(arguments.defaults)]
     required += [arg for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default]
     for name in [arg.arg for arg in required]:
-        if columns is not None and name not in (*KNOWN, *options, *columns):
-            near = did_you_mean(name, (*KNOWN, *columns))
-            allowed = f"{', '.join(KNOWN)}, options, and columns of the data ({', '.join(sorted(columns)) or 'none'})"
+        if columns is not None and name not in (*known, *options, *columns):
+            near = did_you_mean(name, (*known, *columns))
+            allowed = f"{', '.join(known)}, options, and columns of the data ({', '.join(sorted(columns)) or 'none'})"
             return f"{function.name} asks for {name}; allowed: {allowed}{near}"
     return None
 

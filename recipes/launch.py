@@ -31,6 +31,7 @@ from recipes.runs import RUNS
 from recipes.runtime import check_engine, ray_runtime
 from recipes.view import open_view
 from rewards.errors import UserError
+from rewards.isolation import check_rewards
 from rewards.judge import Rules
 from rewards.judge_prompt import read_prompt
 from rewards.plugin import read_source
@@ -168,8 +169,10 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
 
 
 def read_data(plan: Plan) -> Data:
-    """The recipe's tasks and its judge's labels."""
+    """The recipe's tasks and its judge's labels; raises a UserError where they lack what a reward asks for."""
     data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    tasks = [*(example.task for example in data.train), *data.held_out]
+    check_rewards(plan.rewards, plan.sandbox, tasks, try_box=plan.runtime.address is None)
     return data if plan.judge is None else with_labels(data, plan.judge.config, plan.judge.rules, plan.seed)
 
 
@@ -189,7 +192,7 @@ async def start_workers(plan: Plan, note: Callable[[str, Mapping[str, Any]], Non
         return await Cluster(config, threads, note).start(plan.rewards, plan.sandbox, num_judges)
 
     def make() -> RewardWorker:
-        return RewardWorker(plan.rewards, plan.sandbox)
+        return RewardWorker(plan.rewards, plan.sandbox, max(1, len(os.sched_getaffinity(0)) // num_rewards))
 
     return Workers(
         InlineTrainer(config.timeout_s),

@@ -8,21 +8,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 from rewards.config import SandboxConfig
 from sandbox.blocking import BlockingBox, BlockingPool
 from sandbox.box import Box
+from sandbox.errors import BoxLostError, SandboxError
 from sandbox.pool import Pool
+from sandbox.proof import ANSWER, PAYLOAD
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
 LEASE_S = 2.0  # that boxes outlive a process which is killed
+PROOF_S = 60.0  # for the smallest program in the first box, on a machine that is overloaded
 LABELS = {"use": "rewards"}  # as `polymath sandbox ps` shows them
 
 
+T = TypeVar("T")
+
+
+class Clock:
+    """The time of one call, which stands still while the call waits for a box."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited_s = 0.0
+        self._num_waiting, self._since = 0, 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        now = time.monotonic()
+        waits = now - self._since if self._num_waiting else 0.0
+        return now - self._began - self._waited_s - waits
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        if not self._num_waiting:
+            self._since = time.monotonic()
+        self._num_waiting += 1
+        try:
+            yield
+        finally:
+            self._num_waiting -= 1
+            if not self._num_waiting:
+                self._waited_s += time.monotonic() - self._since
+
+
+clock: contextvars.ContextVar[Clock | None] = contextvars.ContextVar("clock", default=None)  # of the call that runs
+_holds_one: contextvars.ContextVar[bool] = contextvars.ContextVar("holds_one", default=False)
+
+
 class Boxes:
-    """Boxes for an async reward: `async with boxes.box() as box: await box.exec("...")`. At most `num_boxes` at once."""
+    """Boxes for an async reward: `async with boxes.box() as box: await box.exec("...")`. At most `num_boxes` at once,
+    beside those that a call takes while it has one.
+    """
 
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
@@ -37,20 +78,18 @@ class Boxes:
     async def box(self, *, limits: Limits | None = None) -> AsyncIterator[Box]:
         """A box that nobody has used, or one that was made as new; it ends with the block. `limits`: others than the recipe's.
 
+        Who has a box and asks for another one does not wait for it: else all could wait for each other. The time that a
+        call waits for a box does not count for its deadline.
+
         Raises:
             SandboxError: none can be had; in the block also: it was lost.
         """
         spec = spec_of(self.config, limits)
-        async with self._free:
-            pool = await self._open()
-            self._keep_ready(pool, spec)
-            box = await pool.create(
-                spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=LABELS
-            )
+        async with self._lent(lambda pool: self._create(pool, spec)) as (pool, box):
             try:
                 yield box
             finally:
-                await pool.release(box)
+                await _gone(pool.release(box))
 
     @contextlib.asynccontextmanager
     async def calls(self) -> AsyncIterator[Box]:
@@ -66,15 +105,42 @@ class Boxes:
             async with self.box() as box:
                 yield box
             return
-        async with self._free:
-            pool = await self._open()
-            born, box = await self._stateless(pool)
+        async with self._lent(self._stateless) as (pool, (born, box)):
             try:
                 yield box
             except BaseException:  # it may be in the middle of a call
-                await pool.destroy(box)
+                await _gone(pool.destroy(box))
                 raise
-            self._for_calls.append((born, box))
+            if pool is self._pool:
+                self._for_calls.append((born, box))
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, take: Callable[[Pool], Awaitable[T]]) -> AsyncIterator[tuple[Pool, T]]:
+        """What `take` gets from the pool, once fewer are lent than there may be."""
+        async with contextlib.AsyncExitStack() as stack:
+            running = clock.get()
+            with running.waiting() if running is not None else contextlib.nullcontext():
+                if not _holds_one.get():
+                    await stack.enter_async_context(self._free)
+                pool = await self._open()
+                try:
+                    taken = await take(pool)
+                except BoxLostError:  # the pool's keeper was killed, and all its boxes with it
+                    if self._pool is pool:
+                        await self.close()
+                    pool = await self._open()
+                    taken = await take(pool)
+            token = _holds_one.set(True)
+            try:
+                yield pool, taken
+            finally:
+                _holds_one.reset(token)
+
+    async def _create(self, pool: Pool, spec: BoxSpec) -> Box:
+        self._keep_ready(pool, spec)
+        return await pool.create(
+            spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=LABELS
+        )
 
     async def _stateless(self, pool: Pool) -> tuple[float, Box]:
         spec, now = spec_of(self.config, None), time.monotonic()
@@ -120,6 +186,7 @@ class BlockingBoxes:
         self._spec = spec_of(config, None)
         self._stack = contextlib.ExitStack()
         self._pool: BlockingPool | None = None
+        self._is_warm = False
 
     @contextlib.contextmanager
     def box(self) -> Iterator[BlockingBox]:
@@ -127,24 +194,45 @@ class BlockingBoxes:
         spec = self._spec
         if self._pool is None:
             self._pool = self._stack.enter_context(BlockingPool(Pool(log=False, lease_s=LEASE_S)))
+        elif not self._is_warm:  # a second one is wanted: from now on the next one is made while one is in use
             self._pool.wait(_warm(self._pool.pool, spec, 1))
+            self._is_warm = True
         box = self._pool.create(
             spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=LABELS
         )
         try:
             yield box
         finally:
-            self._pool.release(box)
+            with contextlib.suppress(SandboxError):
+                self._pool.release(box)
 
     def close(self) -> None:
         self._stack.close()
         self._pool = None
 
 
+def why_not(config: SandboxConfig) -> str | None:
+    """Why no box of this kind can be had here; None where a program ran in one."""
+    boxes = BlockingBoxes(config)
+    try:
+        with boxes.box() as box:
+            done = box.exec(PAYLOAD, wall_s=PROOF_S)
+    except (SandboxError, ValueError) as error:
+        return str(error)
+    finally:
+        boxes.close()
+    return None if done.stdout.text == ANSWER else f"a program that prints {ANSWER.strip()} came to {done.verdict} there"
+
+
 def spec_of(config: SandboxConfig, limits: Limits | None) -> BoxSpec:
     """The box that the recipe asks for."""
     own = Limits(memory_bytes=config.memory_bytes, wall_s=config.wall_s)
     return BoxSpec(LayerName(config.layer), config.image, Runtime(config.runtime), limits or own)
+
+
+async def _gone(giving_back: Awaitable[None]) -> None:
+    with contextlib.suppress(SandboxError):  # it is gone already; what came of it stands
+        await giving_back
 
 
 async def _warm(pool: Pool, spec: BoxSpec, count: int) -> None:

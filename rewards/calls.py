@@ -9,18 +9,16 @@ import asyncio
 import contextlib
 import math
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias, cast
 
 from rewards.boxes import BlockingBoxes, Boxes
 from rewards.config import SandboxConfig
 from rewards.errors import NoScoreError
-from rewards.parameters import Kind
+from rewards.parameters import Item
 from rewards.plugin import Reward
 from rewards.result import Score
-from rewards.task import Task
-from rewards.transcript import Transcript
 
 MAX_REASON_CHARS = 20_000  # of a traceback; its middle is left out
 
@@ -35,43 +33,47 @@ class Caller:
         self._sandbox, self._catch = sandbox, catch
         self._boxes: Boxes | None = None
         self._blocking: BlockingBoxes | None = None
-        self._runner: asyncio.Runner | None = None
+        self.runner = asyncio.Runner()
 
-    def call(self, reward: Reward, task: Task, transcript: Transcript) -> Outcome:
-        """The outcome for one completion."""
-        if reward.signature.kind is Kind.ASYNC:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            return self._runner.run(self.acall(reward, task, transcript))
+    def call(self, reward: Reward, items: Sequence[Item], begun: Callable[[], None] | None = None) -> list[Outcome]:
+        """An outcome for each item: one item, or the items of a batch. `begun` is told when a plain reward has its box."""
+        if reward.signature.is_async:
+            return self.runner.run(self.acall(reward, items))
+        logs = Logs()
         try:
-            with self._offer(reward, task, transcript) as offered:
-                return as_score(reward.function(**reward.signature.arguments(task, offered)))
+            with self._offer(reward, logs) as offered:
+                if begun is not None and "box" in offered:
+                    begun()
+                value = reward.function(**reward.signature.arguments(items, offered))
+            return _outcomes(reward, value, items, logs)
         except self._catch as error:
-            return reason(error, reward)
+            return [reason(error, reward)] * len(items)
 
-    async def acall(self, reward: Reward, task: Task, transcript: Transcript) -> Outcome:
-        """The same for an `async def`, on a running loop."""
+    async def acall(self, reward: Reward, items: Sequence[Item]) -> list[Outcome]:
+        """The same for an `async def`, on the runner's loop."""
+        logs = Logs()
         try:
-            async with self._aoffer(reward, task, transcript) as offered:
-                coroutine = reward.function(**reward.signature.arguments(task, offered))
-                return as_score(await cast("Coroutine[Any, Any, object]", coroutine))
+            async with self._aoffer(reward, logs) as offered:
+                coroutine = reward.function(**reward.signature.arguments(items, offered))
+                value = await cast("Coroutine[Any, Any, object]", coroutine)
+            return _outcomes(reward, value, items, logs)
         except self._catch as error:
-            return reason(error, reward)
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return [reason(error, reward)] * len(items)
 
     def close(self) -> None:
         if self._blocking is not None:
             self._blocking.close()
             self._blocking = None
-        if self._runner is not None:
-            if self._boxes is not None:
-                self._runner.run(self._boxes.close())
-                self._boxes = None
-            self._runner.close()
-            self._runner = None
+        if self._boxes is not None:
+            self.runner.run(self._boxes.close())
+            self._boxes = None
+        self.runner.close()
 
     @contextlib.contextmanager
-    def _offer(self, reward: Reward, task: Task, transcript: Transcript) -> Iterator[Mapping[str, object]]:
-        offered = _texts(task, transcript)
+    def _offer(self, reward: Reward, logs: Logs) -> Iterator[Mapping[str, object]]:
+        offered = logs.offered()
         if "box" not in reward.signature.known:
             yield offered
             return
@@ -81,8 +83,8 @@ class Caller:
             yield {**offered, "box": box}
 
     @contextlib.asynccontextmanager
-    async def _aoffer(self, reward: Reward, task: Task, transcript: Transcript) -> AsyncIterator[Mapping[str, object]]:
-        offered, known = _texts(task, transcript), reward.signature.known
+    async def _aoffer(self, reward: Reward, logs: Logs) -> AsyncIterator[Mapping[str, object]]:
+        offered, known = logs.offered(), reward.signature.known
         if self._boxes is None and {"box", "boxes"} & set(known):
             self._boxes = Boxes(self._sandbox)
         if "boxes" in known:
@@ -94,14 +96,54 @@ class Caller:
             yield {**offered, "box": box}
 
 
-def _texts(task: Task, transcript: Transcript) -> dict[str, object]:
-    return {
-        "task": task,
-        "transcript": transcript,
-        "completion": transcript.completion,
-        "answer": task.answer,
-        "prompt": task.prompt,
-    }
+class Logs:
+    """What a batch reward logs beside its list, as TRL's may: metrics become parts, columns become notes."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
+        self._columns: dict[str, list[object]] = {}
+
+    def offered(self) -> dict[str, object]:
+        return {"log_metric": self._metric, "log_extra": self._extra}
+
+    def check(self, count: int) -> None:
+        for name, values in self._columns.items():
+            if len(values) != count:
+                raise NoScoreError(f"gave log_extra {len(values)} values of {name!r} for {count} completions")
+
+    def add_to(self, score: Score, place: int) -> Score:
+        """The score of the completion at this place of the batch, with what was logged for it."""
+        lines = [score.note, *(f"{name}: {values[place]!s:.200}" for name, values in self._columns.items())]
+        return Score(score.value, {**self._metrics, **score.parts}, "; ".join(line for line in lines if line))
+
+    def _metric(self, name: str, value: float) -> None:
+        self._metrics[_name(name)] = _number(value, f"log_metric {name!r}")
+
+    def _extra(self, column: str, values: Sequence[object]) -> None:
+        self._columns.setdefault(_name(column), []).extend(values)
+
+
+def _outcomes(reward: Reward, value: object, items: Sequence[Item], logs: Logs) -> list[Outcome]:
+    """What a call returned as an outcome for each item. Raises NoScoreError where that is not what was asked for."""
+    if not reward.signature.takes_batch:
+        return [as_score(value)]
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise NoScoreError(
+            f"returned {value!r:.200} of type {type(value).__name__}; a list with a number for each completion is expected, as "
+            "it asks for completions"
+        )
+    values = list(value)
+    if len(values) != len(items):
+        raise NoScoreError(f"returned {len(values)} values for {len(items)} completions; one for each is expected")
+    logs.check(len(items))
+    return [_of_batch(one, logs, i) for i, one in enumerate(values)]
+
+
+def _of_batch(value: object, logs: Logs, place: int) -> Outcome:
+    try:
+        return logs.add_to(as_score(value), place)
+    except NoScoreError as error:
+        return str(error)
 
 
 def as_score(value: object) -> Score:

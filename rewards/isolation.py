@@ -1,198 +1,160 @@
-"""Scoring in a child process, so that a reward that hangs, crashes or eats all memory costs its deadline and no more.
+"""Scoring in child processes, so that a reward that hangs, crashes or eats all memory costs its deadline and no more.
 
-User code runs in the child alone, from its loading on. `rl/scoring.py` holds an `IsolatedScorer`; the functions themselves
-and the weighted mean are those of `rewards.calls` and `rewards.score`.
+User code runs in the children alone, from its loading on. `rl/scoring.py` holds an `IsolatedScorer`; the functions' calls are
+in `rewards.calls`, the weighted mean in `rewards.score`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import os
-import pickle
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from rewards import child
-from rewards.calls import Caller, Outcome, reason
-from rewards.child import Child, ChildDiedError, how_it_ended
+from rewards.boxes import why_not
+from rewards.calls import Outcome
 from rewards.config import SandboxConfig
+from rewards.dispatch import MAX_CHILDREN, Dispatcher
 from rewards.errors import UserError
-from rewards.plugin import Reward, RewardSource, build
-from rewards.result import RewardResult, Score
+from rewards.link import ChildDiedError
+from rewards.many import Call
+from rewards.marks import MAX_CALLS
+from rewards.nursery import Nursery
+from rewards.parameters import Item, missing_column
+from rewards.plugin import RewardSource
+from rewards.result import RewardResult
 from rewards.score import part_weights, weigh
 from rewards.task import Task
-from rewards.transcript import Transcript
+from rewards.work import BatchWork, CallsWork, OneWork, Work
 
-LOAD_LIMIT_S = 120.0  # for the process to start and the first reward to load, and for each further one
-DYING_S = 1.0  # for a process whose socket is closed already to end, so that its own exit status can be told
 
-T = TypeVar("T")
+def check_rewards(sources: Sequence[RewardSource], sandbox: SandboxConfig, tasks: Sequence[Task], *, try_box: bool) -> None:
+    """Loads the rewards in a process that ends at once, and looks whether these tasks have what they ask for.
+
+    `try_box`: have a program run in a box where a reward uses one; for rewards that will run on this machine.
+
+    Raises:
+        UserError: a reward does not load, asks for a column that is not there, or for boxes that cannot be had.
+    """
+    if not sources:
+        return
+    nursery = Nursery(sources, sandbox)
+    try:
+        loaded = nursery.open()
+    finally:
+        nursery.close()
+    for source, facts in zip(sources, loaded, strict=True):
+        if problem := missing_column(source.use, facts["columns"], tasks):
+            raise UserError(problem)
+    users = [source.use for source, facts in zip(sources, loaded, strict=True) if facts["uses_boxes"]]
+    if users and try_box and (why := why_not(sandbox)):
+        raise UserError(
+            f"sandbox: got layer {sandbox.layer}, and no box of it can be had here, which reward {users[0]!r} needs: {why}; "
+            "`polymath doctor` says which layers this machine has"
+        )
 
 
 class IsolatedScorer:
-    """Scores like `rewards.score.Scorer`, in a child process that is replaced when a reward hangs or ends it.
+    """Scores like `rewards.score.Scorer`, in processes that are replaced when a reward hangs or ends them.
 
-    Safe in threads; one completion at a time. Replies come as JSON: nothing that user code makes is unpickled here.
+    Safe in threads; one call of `score` at a time. Replies come as JSON: nothing that user code makes is unpickled here.
     """
 
-    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None) -> None:
-        """Start the child and load every reward in it.
+    def __init__(
+        self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None, num_processes: int | None = None
+    ) -> None:
+        """Load every reward. `num_processes`: calls that compute at a time; None: as many as there are cores.
 
         Raises:
-            UserError: as `Scorer`; also a reward whose loading ends the process or takes longer than `LOAD_LIMIT_S`.
+            UserError: as `Scorer`; also a reward whose loading ends the process or takes too long.
         """
         self.weights = part_weights(sources)
-        self._sources, self._sandbox = tuple(sources), sandbox or SandboxConfig()
+        self._sources = tuple(sources)
+        sandbox = sandbox or SandboxConfig()
         self._lock = threading.Lock()
-        self._child: Child | None = None
-        self._closed = threading.Event()
-        with self._lock:
-            self._ready()
+        self._is_closed = threading.Event()
+        self._nursery = Nursery(sources, sandbox)
+        self._facts = self._nursery.open()
+        many = any(facts["uses_boxes"] and not facts["is_async"] for facts in self._facts)
+        cores = len(os.sched_getaffinity(0))
+        self._dispatcher = Dispatcher(
+            self._nursery,
+            num_processes or (min(cores, sandbox.num_boxes) if many else cores),
+            sandbox.num_boxes if many else MAX_CHILDREN,
+        )
 
-    def score(self, task: Task, transcript: Transcript) -> RewardResult:
-        """Score one completion; whatever a reward does makes a FAILED result at worst, after its `timeout_s` at the latest.
+    @property
+    def alone_because(self) -> str | None:
+        """Why there is one process for all calls; None: there are as many as it takes."""
+        return self._nursery.alone_because
+
+    def score(self, items: Sequence[Item]) -> list[RewardResult]:
+        """A result for each item; whatever a reward does makes a FAILED result at worst, after its `timeout_s` at the latest.
+
+        Items of one group stand side by side: rewards that take batches are given a group at a time.
 
         Raises:
-            UserError: the child had to be replaced, and the rewards did not load again.
+            UserError: a process had to be replaced, and the rewards did not load again.
             RuntimeError: `close` was called.
         """
-        with self._lock:
-            running = self._ready()
-            with self._discard_on_error():
-                found = self._outcomes(running, pickle.dumps((task, transcript), pickle.HIGHEST_PROTOCOL))
-        return weigh(self.weights, found, task)
+        found: list[dict[int, Outcome]] = [{} for _ in items]
+
+        def tell(place: int, reward: int, outcome: Outcome) -> None:
+            found[place][reward] = outcome
+
+        with self._lock, self._unless_closed():
+            self._dispatcher.run(self._works(items, tell))
+        return [weigh(self.weights, of_item, task) for of_item, (task, _) in zip(found, items, strict=True)]
 
     def close(self) -> None:
-        """End the child and all it started, in the middle of a completion too; twice is once."""
-        self._closed.set()
-        running = self._child
-        if running is not None:
-            running.kill()  # a thread that waits for its reply gives up at once, and with it the lock
+        """End the children and all they started, in the middle of a completion too; twice is once."""
+        self._is_closed.set()
+        self._dispatcher.kill()  # a thread that waits for a reply gives up at once, and with it the lock
         with self._lock:
-            self._end()
+            self._dispatcher.close()
+            self._nursery.close()
 
-    def _outcomes(self, running: Child, request: bytes) -> list[Outcome]:
-        """What each reward came to, up to the first that failed; each has its own deadline."""
-        found: list[Outcome] = []
-        for i, source in enumerate(self._sources):
-            deadline = time.monotonic() + source.timeout_s
-            try:
-                if i == 0:
-                    running.send(request, deadline)
-                outcome = _read(running.receive(deadline))
-            except TimeoutError:
-                self._end()
-                outcome = f"took longer than {source.timeout_s:g} s"
-            except ChildDiedError:
-                outcome = how_it_ended(self._end(grace_s=DYING_S))
-            except ValueError:
-                self._end()
-                outcome = "wrote to the connection that its result goes over"
-            found.append(outcome)
-            if isinstance(outcome, str):
-                break
-        return found
-
-    def _ready(self) -> Child:
-        """The child with every reward loaded: the one at hand, or a new one where it died."""
-        if self._closed.is_set():
-            raise RuntimeError("the rewards are closed")
-        if self._child is not None and self._child.ended:
-            self._end()
-        if self._child is None:
-            started = self._child = Child("rewards.isolation")
-            if self._closed.is_set():  # by another thread, just before it could see this child
-                self._end()
-                raise RuntimeError("the rewards are closed")
-            with self._discard_on_error():
-                started.send(pickle.dumps(self._sandbox), time.monotonic() + LOAD_LIMIT_S)
-                for source in self._sources:
-                    self._load(started, source)
-        return self._child
-
-    def _load(self, started: Child, source: RewardSource) -> None:
-        where = f"reward {source.use!r}: {source.module}"
-        deadline = time.monotonic() + LOAD_LIMIT_S
-        try:
-            started.send(pickle.dumps(source), deadline)
-            problem = json.loads(started.receive(deadline))
-        except TimeoutError:
-            raise UserError(
-                f"{where} took longer than {LOAD_LIMIT_S:g} s to load; do the long work inside the function"
-            ) from None
-        except ChildDiedError:
-            raise UserError(f"{where} {how_it_ended(self._end(grace_s=DYING_S))} while it loaded") from None
-        if problem is not None:
-            raise UserError(problem)
+    def _works(self, items: Sequence[Item], tell: Any) -> list[Work]:
+        timeouts = [source.timeout_s for source in self._sources]
+        plain, batches, calls = list[int](), list[int](), list[int]()
+        for i, facts in enumerate(self._facts):
+            (calls if facts["is_async"] else batches if facts["takes_batch"] else plain).append(i)
+        groups = list(_groups(items))
+        works = list[Work]()
+        asked = [
+            (Call(i, [items[place] for place in places]), places)
+            for i in calls
+            for places in (groups if self._facts[i]["takes_batch"] else [[place] for place in range(len(items))])
+        ]
+        for start in range(0, len(asked), MAX_CALLS):
+            some = asked[start : start + MAX_CALLS]
+            works.append(CallsWork([call for call, _ in some], [places for _, places in some], timeouts, tell))
+        works += [BatchWork(p, [items[place] for place in p], i, timeouts[i], tell) for i in batches for p in groups]
+        if plain:
+            boxed = [i for i in plain if self._facts[i]["uses_boxes"]]
+            works += [OneWork(place, item, plain, timeouts, boxed, tell) for place, item in enumerate(items)]
+        return works
 
     @contextlib.contextmanager
-    def _discard_on_error(self) -> Iterator[None]:
-        """An interrupt between request and reply would shift every later reply: the child ends with it."""
+    def _unless_closed(self) -> Iterator[None]:
         try:
+            if self._is_closed.is_set():
+                raise ChildDiedError
             yield
-        except BaseException:
-            self._end()
-            raise
-
-    def _end(self, *, grace_s: float = 0.0) -> int | None:
-        ended, self._child = self._child, None
-        return ended.close(grace_s=grace_s) if ended is not None else None
+        except ChildDiedError:
+            if self._is_closed.is_set():
+                raise RuntimeError("the rewards are closed") from None
+            raise RuntimeError("the processes that rewards run in end as soon as they are started") from None
 
 
-def _read(reply: bytes) -> Outcome:
-    found = json.loads(reply)
-    if isinstance(found, str):
-        return found
-    if isinstance(found, list) and len(found) == 3:
-        return Score(*found)
-    raise ValueError("no outcome")
+def _groups(items: Sequence[Item]) -> Iterator[list[int]]:
+    """The places of each group: neighbours of one task that were sampled together."""
 
+    def group_of(place: int) -> tuple[str, str]:
+        task, transcript = items[place]
+        return task.content_hash, transcript.group
 
-def serve(channel: int, life: int) -> None:
-    """The child: loads a RewardSource, or scores a (task, transcript), for each request until its parent closes."""
-    os.dup2(1, 2)  # to nowhere, like its output: the terminal belongs to the run
-    child.serve(_Rewards().answer, channel, life)
-
-
-class _Rewards:
-    """The functions loaded so far, in the child."""
-
-    def __init__(self) -> None:
-        self.loaded: list[Reward] = []
-        self.caller = Caller(SandboxConfig(), catch=(BaseException,))
-
-    def answer(self, request: bytes) -> Iterator[bytes]:
-        asked = pickle.loads(request)
-        if isinstance(asked, SandboxConfig):
-            self.caller = Caller(asked, catch=(BaseException,))
-        elif isinstance(asked, RewardSource):
-            yield json.dumps(_caught(lambda: self._load(asked))).encode()
-        else:
-            yield from self._outcomes(*asked)
-
-    def _outcomes(self, task: Task, transcript: Transcript) -> Iterator[bytes]:
-        """What each reward comes to, in order, up to the first that fails."""
-        for reward in self.loaded:
-            outcome = self.caller.call(reward, task, transcript)
-            if isinstance(outcome, str):
-                yield json.dumps(outcome).encode()
-                return
-            yield json.dumps([outcome.value, dict(outcome.parts), outcome.note]).encode()
-
-    def _load(self, source: RewardSource) -> str | None:
-        try:
-            self.loaded.append(build(source))
-        except UserError as error:
-            return str(error)
-        return None
-
-
-def _caught(function: Callable[[], T]) -> T | str:
-    """What user code raised as text, a KeyboardInterrupt of its own making too: no terminal's Ctrl-C comes to this process."""
-    try:
-        return function()
-    except BaseException as error:  # noqa: BLE001
-        return reason(error)
+    for _, places in itertools.groupby(range(len(items)), group_of):
+        yield list(places)

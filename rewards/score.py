@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from rewards.calls import Caller, Outcome
@@ -44,27 +44,40 @@ class Scorer:
 
     def score(self, task: Task, transcript: Transcript) -> RewardResult:
         """Score one completion. Never raises for what a reward does; KeyboardInterrupt passes."""
-        return weigh(self.weights, (self._caller.call(reward, task, transcript) for reward in self._rewards), task)
+        found: dict[int, Outcome] = {}
+        for i, reward in enumerate(self._rewards):
+            found[i] = self._caller.call(reward, [(task, transcript)])[0]
+            if isinstance(found[i], str):
+                break
+        return weigh(self.weights, found, task)
 
     def close(self) -> None:
         """Ends the boxes that rewards have used."""
         self._caller.close()
 
 
-def weigh(weights: Mapping[str, float], found: Iterable[Outcome], task: Task) -> RewardResult:
-    """The weighted mean over the rewards that apply, from an outcome for each weight, in order: sum(w r) / sum(|w|).
+def weigh(weights: Mapping[str, float], found: Mapping[int, Outcome], task: Task) -> RewardResult:
+    """The weighted mean over the rewards that apply: sum(w r) / sum(|w|). `found`: outcomes by the weights' places.
 
-    FAILED where a reward has failed (none after it is looked at) or where none that has a weight applies.
+    FAILED where a reward has failed, after which others may not have been asked, or where none that has a weight applies.
     """
     values, measured, notes = dict[str, float](), dict[str, float](), dict[str, str]()
-    for name, outcome in zip(weights, found, strict=False):
+    failed = None
+    for i, name in enumerate(weights):
+        outcome = found.get(i)
+        if outcome is None:
+            continue
         if isinstance(outcome, str):
-            return _failed(f"reward {name!r} failed on task {task.id!r}: it {outcome}", {**values, **measured}, notes)
+            failed = failed or f"reward {name!r} failed on task {task.id!r}: it {outcome}"
+            continue
         if outcome.value is not None:
             values[name] = outcome.value
         measured |= {f"{name}/{part}": value for part, value in outcome.parts.items() if value is not None}
         if outcome.note:
             notes[name] = outcome.note
+    if failed is not None:
+        return _failed(failed, {**values, **measured}, notes)
+    assert len(found) == len(weights), "each reward has an outcome"
     parts, scale = {**values, **measured}, sum(abs(weights[name]) for name in values)
     if not scale:
         kept = f"only {', '.join(values)}, of weight 0, did" if values else "every one returned None"

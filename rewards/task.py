@@ -69,6 +69,7 @@ class Task:
     effort: Effort = Effort.HIGH
     data: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""  # names what is asked apart from its wording; tasks of one problem are held out together
+    has_messages: bool = False  # the data holds messages and no text; TRL's rewards then get messages
 
     @cached_property
     def content_hash(self) -> str:
@@ -76,6 +77,11 @@ class Task:
         shown = {"messages": [m.as_dict() for m in self.messages], "effort": self.effort.value}
         canonical = json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether the prompt is more than one text."""
+        return self.has_messages or [message.role for message in self.messages] != [Role.USER]
 
     @property
     def prompt(self) -> str:

@@ -22,12 +22,14 @@ class Transcript:
     messages: tuple[Message, ...]
     finish_reason: str = "stop"  # of the last turn: stop, or what cut it: length, context, aborted
     num_tokens: int = 0  # sampled
+    token_ids: tuple[int, ...] = ()  # those tokens, for rewards that compare or count them; nothing here reads them
     group: str = ""  # names the group that it was sampled in; a reward that takes batches gets a group at a time
 
     @classmethod
     def of(cls, completion: str, *, finish_reason: str = "stop", num_tokens: int = 0, group: str = "") -> Transcript:
         """A transcript of one turn."""
-        return cls(completion, (parse_completion(completion),), finish_reason, num_tokens, group)
+        messages = (parse_completion(completion),)
+        return cls(completion, messages, finish_reason, num_tokens, group=group)
 
     @property
     def content(self) -> str:

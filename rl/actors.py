@@ -106,8 +106,8 @@ class RolloutActor:
 
 
 class RewardActor:
-    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> None:
-        self.worker = RewardWorker(sources, sandbox)
+    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig, num_processes: int | None) -> None:
+        self.worker = RewardWorker(sources, sandbox, num_processes)
 
     async def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
         return await asyncio.to_thread(self.worker.score, items)

@@ -69,10 +69,11 @@ class Cluster:
             places[name] = Place(name, [wanted.rollout], (), asyncio.Lock())
             judges.append(RayRollouts(self._worker(name, places[name], RolloutActor, self.num_threads, timeout_s)))
         deadline_s = sum(source.timeout_s for source in sources)
+        cores = int(wanted.reward["CPU"]) or (None if num_rewards == 1 else 1)  # claimed, or left to the only one
         for i in range(num_rewards):
             name = f"reward worker {i}"
             places[name] = Place(name, [wanted.reward], (), asyncio.Lock())
-            rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources, sandbox), deadline_s))
+            rewards.append(RayRewards(self._worker(name, places[name], RewardActor, sources, sandbox, cores), deadline_s))
         started = asyncio.gather(*(r.worker.begin() for r in (*rollouts, *judges)), *(r.worker.begin() for r in rewards))
         trainer, _ = await asyncio.gather(self._trainer(home), started)
         if config.address is not None:

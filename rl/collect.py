@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 
 from rewards.judge import Ask, Completer, Judgement, Reply, judge, with_judgement
 from rewards.result import RewardResult
 from rewards.score import is_correct, is_scored
 from rewards.task import Task
-from rewards.transcript import Transcript
 from rl.config import RuntimeConfig, SamplingConfig
 from rl.engine.capabilities import Capabilities
 from rl.judging import JudgePart, RolloutCompleter, agreement_of, is_judging, submission
@@ -140,12 +140,15 @@ class Crew:
         return await judge(self._completer(first), self.judge.rules, submissions)
 
     async def _reward(self, trajectories: Sequence[Trajectory]) -> Sequence[RewardResult] | Sequence[None]:
-        async def share(first: int, mine: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
-            return await self._rewards.run(first, lambda worker: worker.score(mine))
+        async def share(first: int, mine: Sequence[Sequence[Trajectory]]) -> list[list[RewardResult]]:
+            items = [(t.task, t.transcript) for group in mine for t in group]
+            results = iter(await self._rewards.run(first, lambda worker: worker.score(items)))
+            return [[next(results) for _ in group] for group in mine]
 
         if not self._rewards.workers:
             return [None] * len(trajectories)
-        return await self._rewards.each_share([(t.task, t.transcript) for t in trajectories], share)
+        groups = [list(group) for _, group in groupby(trajectories, lambda t: t.transcript.group)]  # scored in one place
+        return list(chain.from_iterable(await self._rewards.each_share(groups, share)))
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,19 @@ from rewards.transcript import Transcript
 
 
 class RewardWorker:
-    """Holds the process that the reward functions run in, built there from their sources. Safe in threads; `close` ends it."""
+    """Holds the processes that the rewards run in, built there from their sources. Safe in threads; `close` ends them."""
 
-    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None) -> None:
-        self._scorer = IsolatedScorer(sources, sandbox)
+    def __init__(
+        self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None, num_processes: int | None = None
+    ) -> None:
+        """`num_processes`: completions that are scored at a time; None: as many as there are cores."""
+        self._scorer = IsolatedScorer(sources, sandbox, num_processes)
         self.deadline_s = sum(source.timeout_s for source in sources)  # for one completion
 
     def score(self, items: Sequence[tuple[Task, Transcript]]) -> list[RewardResult]:
-        """One result for each (task, transcript)."""
-        return [self._scorer.score(task, transcript) for task, transcript in items]
+        """One result for each (task, transcript); items of one group stand side by side."""
+        return self._scorer.score(items)
 
     def close(self) -> None:
-        """Ends the process; a `score` in another thread raises a RuntimeError."""
+        """Ends the processes; a `score` in another thread raises a RuntimeError."""
         self._scorer.close()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rewards.judge import Judgement
 from rewards.result import RewardResult, ScoreStatus
 from rewards.task import Task
-from rewards.transcript import Transcript
+from rewards.transcript import Transcript, parse_completion
 from rl.rng import key_of
 
 
@@ -121,7 +121,8 @@ class Trajectory:
     def transcript(self) -> Transcript:
         """What rewards read."""
         group = f"{self.rollout_id.epoch}-{self.rollout_id.task_hash}"
-        return Transcript.of(self.completion, finish_reason=self.finish_reason.value, num_tokens=self.num_sampled, group=group)
+        ids = tuple(self.token_ids[self.loss_mask].tolist())
+        return Transcript(self.completion, (parse_completion(self.completion),), self.finish_reason.value, len(ids), ids, group)
 
 
 @dataclass(frozen=True)

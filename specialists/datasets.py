@@ -114,6 +114,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
         answer=_answer(columns, row, task_id),
         kind=_text(row, columns.kind, task_id) if columns.kind else "",
         data=_data(columns, row),
+        has_messages=columns.messages is not None,
     )
     return Example(task, (Demonstration(task, response),) if response is not None else ())
 

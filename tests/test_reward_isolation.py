@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards import isolation
+from rewards import nursery
 from rewards.calls import MAX_REASON_CHARS
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer
@@ -55,9 +55,16 @@ def worker_of(*sources: RewardSource) -> Iterator[RewardWorker]:
 
 
 def pid_of(worker: RewardWorker) -> int:
-    child = worker._scorer._child
-    assert child is not None
-    return child.pid
+    """Of the process that scores next."""
+    idle = worker._scorer._dispatcher._idle
+    return idle[-1].pid
+
+
+def pids_of(worker: RewardWorker) -> list[int]:
+    """Of all its processes."""
+    nursery = worker._scorer._nursery.pid
+    assert nursery is not None
+    return [nursery, *(child.pid for child in worker._scorer._dispatcher._all)]
 
 
 def is_alive(pid: int) -> bool:
@@ -121,7 +128,7 @@ def check(source: RewardSource, failure: str | None) -> None:
     plain = Scorer(sources)
     with worker_of(*sources) as worker:
         results = worker.score(ITEMS)
-        pid = pid_of(worker)
+        pids = pids_of(worker)
     assert len(results) == len(ITEMS)
     for (task, transcript), result in zip(ITEMS, results, strict=True):
         completion = transcript.completion
@@ -138,7 +145,7 @@ def check(source: RewardSource, failure: str | None) -> None:
         else:
             assert result == plain.score(task, transcript)
             assert result.status is ScoreStatus.OK
-    assert not is_alive(pid)
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.parametrize("body", HANG.values(), ids=HANG)
@@ -285,14 +292,15 @@ def test_close_ends_a_score_in_another_thread() -> None:
         except RuntimeError as error:
             raised.append(error)
 
-    pid = pid_of(worker)
     thread = threading.Thread(target=score)
     thread.start()
-    time.sleep(0.3)
+    while len(pids := pids_of(worker)) < 2:
+        time.sleep(0.01)
+    time.sleep(0.1)
     worker.close()
     thread.join(20)
     assert [str(error) for error in raised] == ["the rewards are closed"]
-    assert not is_alive(pid)
+    assert not any(map(is_alive, pids))
     worker.close()
     with pytest.raises(RuntimeError, match="closed"):
         worker.score(said("x"))
@@ -300,9 +308,10 @@ def test_close_ends_a_score_in_another_thread() -> None:
 
 def test_a_child_that_dies_idle_is_replaced() -> None:
     with worker_of(LENGTH) as worker:
-        pid = pid_of(worker)
-        os.kill(pid, signal.SIGKILL)
-        wait_for_end(pid)
+        worker.score(said("x"))
+        for pid in pids_of(worker):  # the one that scored, and the one that it was forked from
+            os.kill(pid, signal.SIGKILL)
+            wait_for_end(pid)
         assert [r.score for r in worker.score(said("x" * 7))] == [1.0]
 
 
@@ -333,7 +342,7 @@ def test_a_forked_process_leaves_its_parents_child_alone() -> None:
 def test_a_reward_that_does_not_load_is_named_when_the_worker_is_built(
     text: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "LOAD_LIMIT_S", 2.0 if "while" in text else 60.0)
+    monkeypatch.setattr(nursery, "LOAD_LIMIT_S", 2.0 if "while" in text else 60.0)
     with pytest.raises(UserError) as caught:
         IsolatedScorer([LENGTH, RewardSource("mine.py:f", 1.0, text, "f")])
     assert message in str(caught.value)
