@@ -64,7 +64,7 @@ WRONG = {
     "run math seed=x": "error: override 'seed=x': seed: got \"x\"; allowed: a whole number",
     "run math engine=vllm engine.max_seq_len=9999": "error: override 'engine.max_seq_len=9999': engine.max_seq_len: got 9999",
     "run math seed": "error: override 'seed': allowed: key=value",
-    "run maths": 'error: got "maths", no such recipe; allowed: a YAML file or a shipped recipe (math',
+    "run maths": 'error: got "maths", no such recipe; allowed: a YAML file or a shipped recipe (code, ',
     "run math --name a/b": "error: --name: got a/b; allowed: letters",
     "run math model=./none": "error: override 'model=./none': model.path: got \"./none\", no such folder",
     "eval runs/none math": 'error: RUN|MODEL: got "runs/none", no such folder',
@@ -128,7 +128,7 @@ def test_dry_run_prints_the_recipe_and_the_plan(capsys: pytest.CaptureFixture[st
 
 def test_recipes_list_show_check_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes"]) == 0
-    assert capsys.readouterr().out.startswith("math")
+    assert "\nmath  " in capsys.readouterr().out
     assert cli.main(["recipes", "list", "--json"]) == 0
     assert {"name", "description"} == set(json.loads(capsys.readouterr().out)[0])
     assert cli.main(["recipes", "show", "math", "seed=3", "--json"]) == 0
