@@ -32,4 +32,7 @@ def judge_problems(
         try:
             styles |= label_styles(judge.train)
         except UserError as error:
-            yield ("judge", "train"), str(error)
+            yield (
+                ("judge", "train", "labels"),
+                str(error).removeprefix("judge.train.labels: ").removeprefix("judge.train.options: "),
+            )

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from recipes.schema import Recipe
 from recipes.tree import Key, did_you_mean, show
 
+TEXT = "str"  # pydantic's name of a union's member that is text
 TAGS = ("kind", "name")  # the fields that tell a union's members apart
 ALLOWED = {
     "bool_type": "true or false",
@@ -37,7 +38,8 @@ ALLOWED = {
 def problems(error: ValidationError) -> Iterator[tuple[Key, str]]:
     """Each problem with the key that it is about."""
     for details in error.errors(include_url=False):
-        yield from _problems(details)
+        if not _is_of_another_member(details):
+            yield from _problems(details)
 
 
 def _problems(error: ErrorDetails) -> Iterator[tuple[Key, str]]:
@@ -69,6 +71,14 @@ def _problems(error: ErrorDetails) -> Iterator[tuple[Key, str]]:
         yield key, f"got {show(error['input'])}; allowed: {allowed}{near}"
 
 
+def _is_of_another_member(error: ErrorDetails) -> bool:
+    """Where text or a mapping may stand, pydantic complains about both; what is written tells which one was meant."""
+    is_mapping = isinstance(error["input"], dict)
+    if error["type"] == "string_type":
+        return error["loc"][-1] == TEXT and is_mapping
+    return error["type"] == "dataclass_type" and not is_mapping and _resolve(error["loc"])[0][-1] != error["loc"][-1]
+
+
 def _is_quoted(value: object) -> bool:
     """Whether a text would be a number or a truth value but for its quotes."""
     return isinstance(value, str) and re.fullmatch(r"true|false|[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value) is not None
@@ -88,6 +98,8 @@ def _resolve(loc: Key) -> tuple[Key, list[type]]:
         chosen = [c for c in here if any(part in _tags(c, tag) for tag in TAGS)] if len(here) > 1 else []
         if chosen:
             here = chosen
+            continue
+        if here and part in (TEXT, here[0].__name__) and part not in get_type_hints(here[0]):
             continue
         key.append(part)
         if isinstance(part, str):

@@ -43,7 +43,8 @@ def file_rows(train: JudgeTrainConfig) -> Iterator[tuple[str, Mapping[str, objec
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         known = f", or a generator of labels ({', '.join(LABELS)})" if LABELS else ""
-        raise UserError(f"judge.train.labels: cannot read {train.labels!r}: {error}; allowed: a .jsonl file{known}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"judge.train.labels: cannot read {train.labels!r}: {why}; allowed: a .jsonl file{known}") from None
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         if not line.strip():
