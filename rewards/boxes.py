@@ -11,13 +11,14 @@ import contextlib
 import contextvars
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from rewards.config import SandboxConfig
 from sandbox.blocking import BlockingBox, BlockingPool
 from sandbox.box import Box
 from sandbox.errors import BoxLostError, SandboxError
-from sandbox.pool import Pool
+from sandbox.pool import HOME, Pool
 from sandbox.proof import ANSWER, PAYLOAD
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
@@ -65,8 +66,9 @@ class Boxes:
     beside those that a call takes while it has one.
     """
 
-    def __init__(self, config: SandboxConfig) -> None:
-        self.config = config
+    def __init__(self, config: SandboxConfig, *, home: Path = HOME) -> None:
+        """`home`: the sandbox's folder, which has the images."""
+        self.config, self._home = config, home
         self._free = asyncio.Semaphore(config.num_boxes)
         self._opening = asyncio.Lock()
         self._pool: Pool | None = None
@@ -164,7 +166,7 @@ class Boxes:
     async def _open(self) -> Pool:
         async with self._opening:
             if self._pool is None:
-                pool = Pool(log=False, lease_s=LEASE_S)
+                pool = Pool(folder=self._home, log=False, lease_s=LEASE_S)
                 await pool.open()
                 self._pool = pool
             return self._pool

@@ -34,8 +34,8 @@ class Family(StrEnum):
     PRETENCE = "values that pretend"
     TEXT = "fences and encodings"
     JUDGE = "words to a judge"
-    EXAMPLE = "constants from what is shown"
-    RANDOM = "random answers"
+    EXAMPLE = "answers that are shown"
+    CHANCE = "empty, constant and random answers"
 
 
 class Form(StrEnum):

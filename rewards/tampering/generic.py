@@ -25,7 +25,7 @@ def random_answers(task: Task, count: int = 4) -> Iterator[Attack]:
     while number < count:
         value = str(rng.randrange(10**6, 10**9)) if number % 2 else "".join(rng.choices("bcdfghjklmnpqrstvwxz", k=9))
         if value != (task.answer or "").strip():
-            yield Attack(Family.RANDOM, f"a random answer {number}", f"The answer is \\boxed{{{value}}}.")
+            yield Attack(Family.CHANCE, f"a random answer {number}", f"The answer is \\boxed{{{value}}}.")
             number += 1
 
 
