@@ -73,6 +73,19 @@ def messages(code: str) -> list[str]:
     return found
 
 
+def sample_answers() -> list[dict[str, Any]]:
+    """IFBench's own data set with the answers of a model: the instructions of each prompt, and the response."""
+    folder = SITE / "ifbench" / "data"
+    answers = {
+        row["prompt"]: row["response"] for row in map(json.loads, (folder / "sample_output.jsonl").open(encoding="utf-8"))
+    }
+    rows = [json.loads(line) for line in (folder / "IFBench_test.jsonl").open(encoding="utf-8")]
+    kept = ("prompt", "instruction_id_list", "kwargs")
+    return [
+        {**{name: row[name] for name in kept}, "response": answers[row["prompt"]]} for row in rows if row["prompt"] in answers
+    ]
+
+
 def main() -> None:
     checkers = load()
     names = ("lm_eval", "if-verifiable", "langdetect", "django")
@@ -81,6 +94,8 @@ def main() -> None:
         question = json.loads(line)
         if "text" in question:
             answer: Any = language(question["text"])
+        elif "samples" in question:
+            answer = sample_answers()
         elif "code" in question:
             answer = messages(question["code"])
         else:

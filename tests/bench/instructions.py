@@ -20,7 +20,9 @@ from typing import Any
 
 from rewards.instructions import check
 from rewards.instructions.catalog import IFBENCH, IFEVAL
+from rewards.instructions.verifier import followed_by
 from rewards.language import detect
+from rewards.task import Message, Role, Task
 from tests.bench.instruction_answers import answers
 from tests.bench.instruction_classes import KINDS
 from tests.bench.pages import table, write
@@ -61,6 +63,7 @@ def main() -> None:
         "\nThe 29 ids of the training set have no checker in a package; their meaning was read from the published definitions, "
         "and their tests are in tests/instruction_cases_further.py.\n"
     )
+    text += real_answers(arguments.peers)
     text += languages(arguments.peers, versions)
     print(text)
     if arguments.write:
@@ -134,6 +137,42 @@ def section(title: str, suite: Sequence[str], verdicts: Verdicts, unexplained: l
         ["id", "answers", "what is judged differently", "shortest example"],
         [[f"`{name}`", str(len(of)), _cell(kind), _example(min(of, key=len))] for (name, kind), of in differences.items()],
     )
+
+
+def real_answers(peers: Path) -> str:
+    """IFBench's data set with a model's answers, judged by both, where the peer can judge all of a prompt's instructions."""
+    _, samples = ask(peers, [{"samples": True}])
+    asked = [
+        {"instruction": name, "kwargs": _plain(_given(kwargs)), "response": sample["response"]}
+        for sample in samples
+        for name, kwargs in zip(sample["instruction_id_list"], sample["kwargs"], strict=True)
+    ]
+    _, *theirs = ask(peers, asked)
+    judged = iter(theirs)
+    differ: Counter[str] = Counter()
+    num = ours_right = theirs_right = same = instructions = 0
+    for sample in samples:
+        data = {"instruction_id_list": sample["instruction_id_list"], "kwargs": sample["kwargs"]}
+        ours = followed_by(Task("", "", (Message(Role.USER, sample["prompt"]),), data=data), sample["response"])
+        verdicts = [next(judged) for _ in ours]
+        if all(isinstance(verdict, bool) for verdict in verdicts):
+            num, instructions = num + 1, instructions + len(ours)
+            ours_right, theirs_right = ours_right + all(ours), theirs_right + all(verdicts)
+            same += sum(one == two for one, two in zip(ours, verdicts, strict=True))
+            names = zip(sample["instruction_id_list"], ours, verdicts, strict=True)
+            differ.update(f"`{name}` ({'ours' if one else 'peer'} yes)" for name, one, two in names if one != two)
+    most = ", ".join(f"{name} {times}" for name, times in differ.most_common(12))
+    return (
+        "\n## A model's answers\n\n"
+        f"IFBench's {len(samples)} prompts with the answers published beside them, strict; {num} can be judged by both. "
+        f"{100 * same / instructions:.1f} % of {instructions} verdicts agree. All instructions are followed in "
+        f"{100 * ours_right / num:.1f} % of the answers by ours, {100 * theirs_right / num:.1f} % by the published checks. The "
+        f"differences: {most}.\n"
+    )
+
+
+def _given(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in kwargs.items() if value is not None}
 
 
 def _share(agreed: Counter[tuple[str, bool]], origins: Iterable[str]) -> str:
