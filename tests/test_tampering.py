@@ -27,7 +27,6 @@ SLOW = [
 ]
 # What the verifier still lets through, or cannot score, with the reason.
 HOLES = {
-    ("calls", "the grader is stopped"): "a verdict is given up when the process beside the program does not go on",
     ("asserts in a loop", "an error that ends the tests' loop"): "StopIteration of the program ends a `map` of the tests",
     (
         "asserts in a loop",
@@ -113,6 +112,7 @@ async def scores(
     return found
 
 
+@pytest.mark.timeout(1800)  # seconds of processor time, of which a busy machine may give little
 @pytest.mark.parametrize(("layer", "num_forms"), [*QUICK, *SLOW])
 def test_no_attack_is_rewarded_and_none_escapes_its_zero(layer: str, num_forms: int, sandbox_home: Path) -> None:
     if (lacking := boxes.lacking(layer)) is not None:
