@@ -11,11 +11,15 @@ from typing import Any
 
 from rewards.errors import UserError
 from rewards.task import Message, Role, Task
-from specialists import arithmetic, programs
+from specialists import arithmetic, following, programs
 from specialists.config import SourceConfig
 from specialists.example import Example
 
-GENERATORS: Mapping[str, Callable[..., Example]] = {"arithmetic": arithmetic.generate, "programs": programs.generate}
+GENERATORS: Mapping[str, Callable[..., Example]] = {
+    "arithmetic": arithmetic.generate,
+    "programs": programs.generate,
+    "following": following.generate,
+}
 REASONING_GYM = "reasoning_gym/"
 
 
