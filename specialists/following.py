@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rewards.task import Demonstration, Message, Role, Task
@@ -80,7 +80,8 @@ def generate(rng: random.Random, *, families: Sequence[str] = (), num_constraint
 
 def _sloppy(rng: random.Random, wish: Wish, topic: str, thing: str) -> Message:
     """Written at once, without a look at the length, by somebody who remembers about half of the rest."""
-    forgotten = {field.name: field.default for field in fields(Wish) if rng.random() > SLOPPY_MEMORY}
+    nothing: Mapping[str, Any] = vars(Wish())
+    forgotten = {name: nothing[name] for name in nothing if rng.random() > SLOPPY_MEMORY}
     if {"layout", "num_bullets"} & forgotten.keys():
         forgotten |= {"layout": Layout.PLAIN, "num_bullets": 0}
     thing = thing if rng.random() < 0.7 else rng.choice(THINGS)
