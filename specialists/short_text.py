@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import count
 
 MIN_WORDS, MAX_WORDS = 5, 12  # of a text that keeps its wish; a tiny model counts that far
+_WORD = re.compile(r"p\.s\.|\w+", re.IGNORECASE)
 
 
 class Case(StrEnum):
@@ -72,22 +73,22 @@ def write(rng: random.Random, wish: Wish, topic: str, thing: str) -> str:
 
 
 def num_words(text: str) -> int:
-    """Words as the published checks count them: runs of letters and digits.
+    """How many words a reader counts: P.S. is one.
 
     >>> num_words("It waits. P.S. It sings.")
-    6
+    5
     """
-    return len(re.findall(r"\w+", text))
+    return len(_WORD.findall(text))
 
 
 def numbered(text: str) -> str:
     """The text with every word's number behind it.
 
     >>> numbered("It waits. P.S. It sings.")
-    'It1 waits2. P3.S4. It5 sings6.'
+    'It1 waits2. P.S.3 It4 sings5.'
     """
     numbers = count(1)
-    return re.sub(r"\w+", lambda word: f"{word.group()}{next(numbers)}", text)
+    return _WORD.sub(lambda word: f"{word.group()}{next(numbers)}", text)
 
 
 def _first_sentence(rng: random.Random, wish: Wish, topic: str, thing: str) -> str:

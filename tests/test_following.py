@@ -31,11 +31,13 @@ def score(task: Task, text: str) -> float:
     return verify(task, f"<think></think>{text}")
 
 
-def test_the_careful_text_keeps_every_instruction() -> None:
+def test_the_careful_text_keeps_every_instruction_also_where_words_are_counted_as_published() -> None:
     for example in draw(1000):
         careful, sloppy = example.demonstrations
         assert (careful.style, sloppy.style) == ("careful", "sloppy")
         assert score(example.task, careful.response.content) == 1.0, (example.task.prompt, careful.response.content)
+        low, below = (kwargs["num_words"] for kwargs in example.task.data["kwargs"][1:3])
+        assert low <= len(re.findall(r"\w+", careful.response.content)) < below
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
