@@ -11,7 +11,7 @@ from typing import Any
 
 from rewards.errors import UserError
 from rewards.task import Message, Role, Task
-from specialists import arithmetic, following, programs
+from specialists import arithmetic, following, programs, writing
 from specialists.config import SourceConfig
 from specialists.example import Example
 
@@ -19,6 +19,7 @@ GENERATORS: Mapping[str, Callable[..., Example]] = {
     "arithmetic": arithmetic.generate,
     "programs": programs.generate,
     "following": following.generate,
+    "writing": writing.generate,
 }
 REASONING_GYM = "reasoning_gym/"
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from rewards.errors import UserError
 from rewards.task import Demonstration
 from rl.judge_config import JudgeTrainConfig
+from specialists import writing
 
 # Label generators by name: `generate(rng, **options)` gives a mapping like a line of a labels file.
-LABELS: Mapping[str, Callable[..., Mapping[str, object]]] = {}
+LABELS: Mapping[str, Callable[..., Mapping[str, object]]] = {"writing": writing.label}
 NUM_LOOKED_AT = 50  # labels of a generator, for the styles of their judgements
 
 
