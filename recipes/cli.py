@@ -17,7 +17,7 @@ from typing import NoReturn, get_args
 
 import psutil
 
-from recipes import sandbox
+from recipes import reward, sandbox
 from recipes.check import check_files, check_source
 from recipes.check_cluster import check_cluster_file, is_cluster_file
 from recipes.load import FOLDER, LoadedRecipe, find, load, resolved_yaml, shipped
@@ -32,7 +32,8 @@ from rewards.task import Effort
 from rl.config import EngineName
 from rl.imports import uncollected
 
-RESERVED = ("replay", "reward", "preempt")
+WITH_ACTIONS = ("reward", "sandbox")  # commands that have commands of their own
+RESERVED = ("replay", "preempt")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*=")
 IDLE_LOOK_S, IDLE_CORES = 0.1, 0.25
 
@@ -114,6 +115,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
     _add_json(recipes)
 
+    rewards = command(
+        "reward", "try a reward on completions, or audit a recipe's rewards", lambda a: reward.reward(a, _checked)
+    )
+    reward.add_parser(rewards)
+
     boxes = command("sandbox", "run commands in boxes; images, logs, what lives", sandbox.sandbox)
     sandbox.add_parser(boxes)
 
@@ -152,8 +158,8 @@ def _dispatch(words: list[str]) -> int:
     if name in RESERVED:
         raise UserError(f"{name}: this command is not part of this version; available: {', '.join(commands)}")
     if name in commands:
-        parser = commands[name]  # options may stand between overrides; `sandbox` has commands of its own
-        arguments = parser.parse_args(words[1:]) if name == "sandbox" else parser.parse_intermixed_args(words[1:])
+        parser = commands[name]  # options may stand between overrides; but not where there are actions
+        arguments = parser.parse_args(words[1:]) if name in WITH_ACTIONS else parser.parse_intermixed_args(words[1:])
         handler: Callable[[argparse.Namespace], int] = arguments.handler
         return handler(arguments)
     if not name.startswith("-"):
