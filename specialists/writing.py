@@ -19,10 +19,10 @@ from specialists.example import Example
 Notes = Mapping[str, str]  # a word of each kind that the sentence is to have, by the names of WORDS
 
 WORDS: Mapping[str, Sequence[str]] = {
-    "name": ("Ana", "Ben", "Chen", "Dora", "Emil", "Fatima", "Goran", "Hanna"),
-    "colour": ("red", "blue", "green", "black", "white", "yellow", "brown", "grey"),
-    "thing": ("kite", "ball", "book", "lamp", "coat", "cake", "drum", "chair", "clock", "basket"),
-    "place": ("park", "school", "market", "station", "garden", "harbour", "museum", "farm"),
+    "name": ("Ana", "Ben", "Chen", "Dora", "Emil", "Fatima"),
+    "colour": ("red", "blue", "green", "black", "white", "yellow"),
+    "thing": ("kite", "ball", "book", "lamp", "coat", "cake", "drum", "chair"),
+    "place": ("park", "school", "market", "station", "garden", "farm"),
     "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
 }
 OPTIONAL = ("colour", "place", "day")  # notes that some tasks leave out, and sloppy writers forget
@@ -101,16 +101,16 @@ def read(text: str) -> dict[str, str] | None:
 
 
 def label(rng: random.Random, *, num_notes: Sequence[int] = (3, 4, 5)) -> dict[str, object]:
-    """Draw a labelled judgement: notes, a sentence that is right in half of the cases, and the right verdict on it.
+    """Draw a labelled judgement: notes, a sentence that is right in two cases of five, and the right verdict on it.
 
     With it come two judgements to imitate: a careful one that looks for each note, and then for what is no note, and a guess.
     """
     notes, request = _draw(rng, num_notes)
-    said = notes if rng.random() < 0.5 else _misremembered(rng, notes)
+    said = dict(notes) if rng.random() < 0.25 else _misremembered(rng, notes)
     text = _sentence(rng, said)
     verdict = truth(notes, text)
     assert verdict is not None, "a sentence of our own can be read"
-    found = ", ".join(f"{word} {said.get(KIND_OF[word], 'none')}" for word in _order_of(request, notes))
+    found = ", ".join(f"{word} {_looked_up(word, said)}" for word in _order_of(request, notes))
     more = " ".join(word for kind, word in said.items() if kind not in notes) or "none"
     guess = {name: rng.choice(("no", "yes")) for name in verdict}
     return {
@@ -135,6 +135,12 @@ def _draw(rng: random.Random, num_notes: Sequence[int]) -> tuple[dict[str, str],
     return notes, rng.choice(REQUESTS).format(notes=", ".join(listed))
 
 
+def _looked_up(word: str, said: Notes) -> str:
+    """What a sentence says in place of a note: `ok` where it is the note itself."""
+    other = said.get(KIND_OF[word], "none")
+    return "ok" if other == word else other
+
+
 def _order_of(request: str, notes: Notes) -> list[str]:
     return sorted(notes.values(), key=request.index)
 
@@ -145,7 +151,7 @@ def _misremembered(rng: random.Random, notes: Notes) -> dict[str, str]:
     for kind, words in WORDS.items():
         word, chance = notes.get(kind), rng.random()
         if word is None:
-            if chance < 0.15:
+            if chance < 0.25:
                 kept[kind] = rng.choice(words)
         elif kind not in OPTIONAL or chance >= 0.3:
             kept[kind] = rng.choice([other for other in words if other != word]) if chance > 0.85 else word
