@@ -21,7 +21,7 @@ from recipes.reward_samples import Sample, of_recipe, of_run
 from recipes.text import safe, shorten
 from rewards.config import RewardConfig
 from rewards.errors import UserError
-from rewards.isolation import IsolatedScorer
+from rewards.isolation import IsolatedScorer, check_rewards
 from rewards.plugin import read_source
 from rewards.result import RewardResult
 
@@ -91,8 +91,8 @@ def _try(arguments: argparse.Namespace, checked: Checked) -> int:
         samples, sandbox = of_recipe(loaded, arguments.num), loaded.recipe.sandbox
     if arguments.completion is not None:
         samples = [sample.saying(arguments.completion) for sample in samples]
+    check_rewards([source], sandbox, [sample.task for sample in samples], try_box=True)
     with contextlib.closing(IsolatedScorer([source], sandbox)) as scorer:
-        scorer.check_columns([sample.task for sample in samples])
         scored = [_timed(scorer, sample) for sample in samples]
     if arguments.json:
         print(json.dumps([_as_dict(one) for one in scored], indent=2))

@@ -24,7 +24,7 @@ from recipes.load import LoadedRecipe
 from recipes.reward_samples import Sample, data_of, gold_of
 from recipes.text import safe, shorten
 from rewards.errors import UserError
-from rewards.isolation import IsolatedScorer
+from rewards.isolation import IsolatedScorer, check_rewards
 from rewards.plugin import read_source
 from rewards.result import RewardResult
 from rewards.score import CORRECT_AT
@@ -69,8 +69,8 @@ def audit(loaded: LoadedRecipe, arguments: argparse.Namespace) -> int:
     asked = _asked(examples, arguments.num_tasks, arguments.num_attacked)
     if not any(family == GOLD for family, _, _ in asked):
         print("note: no task has a gold answer or a demonstration, so none was tried")
+    check_rewards(sources[:1], recipe.sandbox, [example.task for example in examples], try_box=True)
     with contextlib.closing(IsolatedScorer(sources[:1], recipe.sandbox)) as scorer:
-        scorer.check_columns([example.task for example in examples])
         findings = _score(scorer, asked, quiet=arguments.json)
     problems = [finding for finding in findings if finding.problem]
     if arguments.json:
