@@ -10,8 +10,8 @@ import re
 from typing import Literal, get_args
 
 from rewards.errors import NoScoreError
+from rewards.final_answer import closing_brace
 from rewards.language import UnknownLanguageError, detect, share
-from rewards.math import closing_brace
 from rewards.task import Effort, Role, Task
 from rewards.text import has_word, words
 from rewards.transcript import END_THINK, THINK, Transcript

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from rewards.errors import UserError
-from rewards.math import closing_brace
+from rewards.final_answer import closing_brace
 from rewards.task import Demonstration, Message, Role, Task, is_held_out
 from rewards.transcript import parse_completion
 from specialists.config import ColumnsConfig, SourceConfig

@@ -119,3 +119,37 @@ def test_compare(gold: str, candidate: str, is_equal: bool) -> None:
 
 def test_what_is_too_long_is_not_tried() -> None:
     assert symbolic.compare("5", "x" * (symbolic.MAX_CHARS + 1)) is Verdict.TOO_COSTLY
+
+
+ON_RAY = """
+import asyncio, os, ray
+from rewards import symbolic
+
+@ray.remote(num_cpus=0)
+class Actor:
+    async def ask(self, pairs):
+        found = await asyncio.gather(*(asyncio.to_thread(symbolic.compare, *pair) for pair in pairs))
+        return [str(verdict) for verdict in found], symbolic.children()
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+actor = Actor.remote()
+pairs = [("x+1", "1+x"), ("2^{10}", "1024"), ("x", "y"), ("x+1", "1+x")]
+verdicts, pids = ray.get(actor.ask.remote(pairs), timeout=200)
+ray.kill(actor)
+print(*verdicts, *pids)
+"""
+
+
+@pytest.mark.slow
+def test_in_threads_of_a_ray_actor_and_gone_with_it() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", ON_RAY]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=True)
+    words = done.stdout.split()
+    assert words[:4] == ["equal", "equal", "unequal", "equal"]
+    pids = [int(word) for word in words[4:]]
+    assert len(pids) in (1, 2)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a child outlived its actor"
+        time.sleep(0.05)

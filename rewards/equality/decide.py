@@ -26,9 +26,9 @@ def decide(a: Node, b: Node) -> bool | None:
     if exact[0] is not None and exact[1] is not None:
         return exact[0] == exact[1]
     same = _same_residues(a, b)
-    if same is False or are_apart(a, b):
-        return False
-    return same
+    if same is not None:
+        return same
+    return False if are_apart(a, b) else None
 
 
 def are_apart(a: Node, b: Node) -> bool:

@@ -52,6 +52,8 @@ def read(parts: tuple[str, ...], *, percent: bool, depth: int = 0) -> Answer:
         return Other(parts)
     if (said := words(parts)) is not None:
         return said
+    if parts[0][0] == '"' and parts[0].endswith((":", " is", " are", " equals")):  # "The answer is" 42
+        return read(parts[1:], percent=percent, depth=depth + 1)
     reader = _Shapes(percent=percent, depth=depth)
     for shape in (
         reader.listed,
