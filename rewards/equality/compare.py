@@ -14,7 +14,7 @@ from rewards import symbolic
 from rewards.equality.decide import are_proportional, decide, differ_in_sign, has_other_root
 from rewards.equality.reading import is_balanced, read
 from rewards.equality.shapes import Answer, Approximation, Items, Kind, Matrix, Named, Other, Relation, Scalar, Words
-from rewards.equality.tokens import spelled, tokens
+from rewards.equality.tokens import is_number, is_whole, spelled, tokens
 from rewards.equality.tree import Node, Op, has, is_unevaluated, latex, names, number, rational
 from rewards.equality.units import agree
 from rewards.equality.vocabulary import FUNCTIONS, GREEK
@@ -292,6 +292,6 @@ def _raw(parts: tuple[str, ...]) -> str:
     """Tokens as LaTeX, decimals as fractions."""
     out: list[str] = []
     for part in parts:
-        is_decimal = part[0] in "0123456789." and not part.isdigit()
+        is_decimal = is_number(part) and not is_whole(part)
         out.append(latex(number(Fraction(part))) if is_decimal else part)
     return " ".join(_SYMBOLS.get(part, part) for part in out)

@@ -9,6 +9,7 @@ import math
 from fractions import Fraction
 from functools import lru_cache
 
+from rewards.equality.tokens import is_number, is_whole
 from rewards.equality.tree import Node, Op, number, rational
 from rewards.equality.vocabulary import GREEK
 
@@ -65,7 +66,7 @@ class _Reader:
                 slashed = following == "/"
                 node = Node(Op.DIV, (node, factor)) if slashed else _times(node, factor)
             elif following is not None and self._starts_factor(following):
-                if slashed or following[0].isdigit():
+                if slashed or is_number(following):
                     raise NotUnderstoodError("1/2x, x2 or 1 2")
                 node = _times(node, self._power())
             else:
@@ -119,7 +120,7 @@ class _Reader:
 
     def _plain_atom(self) -> Node:
         part = self._next()
-        if part[0] in "0123456789.":
+        if is_number(part):
             return self._number(part)
         if part in ("(", "[", "{"):
             return self._group(part)
@@ -145,15 +146,15 @@ class _Reader:
         """The 1/2 of the mixed numbers 3 1/2 and 3\frac{1}{2}."""
         following = self.parts[self.at : self.at + 7]
         if following[:1] == ("\\frac",):
-            digits = [part for part in following if part.isdigit()][:2]
+            digits = [part for part in following if is_whole(part)][:2]
             for shape in (("\\frac", "{", "#", "}", "{", "#", "}"), ("\\frac", "#", "#")):
-                pattern = tuple("#" if part.isdigit() else part for part in following[: len(shape)])
+                pattern = tuple("#" if is_whole(part) else part for part in following[: len(shape)])
                 if pattern == shape and int(digits[0]) < int(digits[1]):
                     self.at += len(shape)
                     return Fraction(int(digits[0]), int(digits[1]))
-            if len(digits) == 2 and all(part.isdigit() or part in ("\\frac", "{", "}") for part in following):
+            if len(digits) == 2 and all(is_whole(part) or part in ("\\frac", "{", "}") for part in following):
                 raise NotUnderstoodError("a whole number before an improper fraction")
-        elif len(following) > 2 and following[0].isdigit() and following[1] == "/" and following[2].isdigit():
+        elif len(following) > 2 and is_whole(following[0]) and following[1] == "/" and is_whole(following[2]):
             top, bottom = int(following[0]), int(following[2])
             if 0 < top < bottom:
                 self.at += 3
@@ -182,7 +183,7 @@ class _Reader:
             degree = 2
             if self._peek() == "[":
                 written = self.parts[self.at + 1 : self.at + 3]
-                if len(written) < 2 or not written[0].isdigit() or written[1] != "]" or not 2 <= int(written[0]) <= 99:
+                if len(written) < 2 or not is_whole(written[0]) or written[1] != "]" or not 2 <= int(written[0]) <= 99:
                     raise NotUnderstoodError("a root's degree")
                 degree = int(written[0])
                 self.at += 3
@@ -237,7 +238,7 @@ class _Reader:
                 break
             if following == "(":
                 raise NotUnderstoodError("sin x (x + 1)")
-            if following[0].isdigit():
+            if is_number(following):
                 raise NotUnderstoodError("sin x 2")
             node = _times(node, self._power())
         return node
@@ -286,7 +287,7 @@ class _Reader:
             raise NotUnderstoodError("an argument is missing")
         if part == "\\frac" or part == "\\sqrt" or part == "(" or part == "{":
             return self._atom()
-        if part[0] in "0123456789.":
+        if is_number(part):
             self.at += 1
             return number(Fraction(part))
         if len(part) == 1 or part[1:] in GREEK or part == "\\pi":

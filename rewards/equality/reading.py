@@ -19,7 +19,7 @@ from rewards.equality.shapes import (
     Relation,
     Scalar,
 )
-from rewards.equality.tokens import spelled
+from rewards.equality.tokens import is_number, spelled
 from rewards.equality.tree import Node, Op, number
 from rewards.equality.units import scale, split_unit
 from rewards.equality.words import words
@@ -116,7 +116,7 @@ class _Shapes:
             return Named(name, value)
         left, right = _tree(first), _tree(last)
         if left is None:
-            return Named("", value) if not any(part[0].isdigit() for part in first) else Other(parts)
+            return Named("", value) if not any(is_number(part) for part in first) else Other(parts)
         return Relation("=", left, right, value) if right is not None else Named("", value)
 
     def _inequality(self, parts: tuple[str, ...], sides: list[tuple[str, ...]], signs: list[str]) -> Answer:

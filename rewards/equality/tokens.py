@@ -61,6 +61,14 @@ def tokens(text: str) -> tuple[str, ...]:
     return tuple(out)
 
 
+def is_number(part: str) -> bool:
+    return part[0] in "0123456789" or (part[0] == "." and len(part) > 1)
+
+
+def is_whole(part: str) -> bool:
+    return part.isascii() and part.isdigit()
+
+
 def spelled(parts: tuple[str, ...] | list[str]) -> str:
     """Tokens as one line, the same for all spellings of an answer that mean the same piece by piece."""
     return "".join(part.removeprefix('"') if part[0] == '"' else part for part in parts)
@@ -157,9 +165,9 @@ def _fraction_digits(out: list[str], number: str) -> list[str]:
     wanted = 0
     if out[-1:] == ["\\frac"] or out[-1:] == ["\\binom"]:
         wanted = 2
-    elif out[-1:] == ["\\sqrt"] or (len(out) > 1 and out[-2] in ("\\frac", "\\binom") and out[-1].isdigit()):
+    elif out[-1:] == ["\\sqrt"] or (len(out) > 1 and out[-2] in ("\\frac", "\\binom") and is_whole(out[-1])):
         wanted = 1
-    if wanted == 0 or not number.isdigit() or len(number) == 1:
+    if wanted == 0 or not is_whole(number) or len(number) == 1:
         return [number]
     return [*number[:wanted], *([number[wanted:]] if number[wanted:] else [])]
 
