@@ -149,12 +149,16 @@ def speed() -> str:
     return (
         "## Answers a second of one core\n\n"
         "A CPU second counts the verifier's process and, for this one, the processes that ask sympy; so the figures hold on a "
-        f"machine that does other things. Medians of {REPEATS}; in brackets how many times more than the peer. Every answer stands at "
-        f"the end of a short solution. The mix: {len(mix)} completions of {len(mix) // 16} tasks, sixteen each, mostly of numbers "
-        '(see `REALISTIC`); the same answer to the same task is compared once and remembered. "The same again" repeats the line '
+        f"machine that does other things. Medians of {REPEATS}; in brackets how many times more than the peer. "
+        f"Every answer stands at "
+        f"the end of a short solution. The mix: {len(mix)} completions of {len(mix) // 16} tasks, sixteen each, "
+        f"mostly of numbers "
+        '(see `REALISTIC`); the same answer to the same task is compared once and remembered. "The same again" '
+        "repeats the line "
         "above it.\n\n"
         + table(["answers", "polymath", "math-verify", "TRL accuracy_reward"], rows)
-        + f"\nTwo processes at once, as two reward workers: {_count(two_at_once(mix))} answers of the mix a second of wall time. "
+        + f"\nTwo processes at once, as two reward workers: {_count(two_at_once(mix))} answers of the mix a "
+        f"second of wall time. "
         "What only sympy can decide costs what sympy costs: a verifier that is asked nothing else has the fourth line.\n"
     )
 
@@ -200,10 +204,13 @@ def bombs() -> str:
     rows.append(["**survived**", *(f"{survived[contender]} of {len(BOMBS)}" for contender in Contender)])
     return (
         "## Bombs\n\n"
-        f"{len(BOMBS)} completions that are made to hang, crash or exhaust a verifier, none of them right; seconds until the verdict, start "
-        f"of processes and all. *hangs*: no verdict after {CPU_LIMIT_S:.0f} CPU seconds or {WALL_LIMIT_S:.0f} s; *dies*: the process "
+        f"{len(BOMBS)} completions that are made to hang, crash or exhaust a verifier, none of them right; "
+        f"seconds until the verdict, start "
+        f"of processes and all. *hangs*: no verdict after {CPU_LIMIT_S:.0f} CPU seconds or {WALL_LIMIT_S:.0f} "
+        f"s; *dies*: the process "
         "ended (it may use 4 GiB); *raises*: an exception instead of a verdict. The peers' limits are signals (5 s for each "
-        "step), which need the main thread; reward functions of a trainer often run in another, where both switch them off. This "
+        "step), which need the main thread; reward functions of a trainer often run in another, where both "
+        "switch them off. This "
         "verifier has no thread of its own to be in: most bombs are refused for their shape or by arithmetic, and what reaches "
         "sympy ends with its process after 2 CPU seconds, once for each answer.\n\n" + table(["bomb", *Contender], rows)
     )
@@ -236,7 +243,8 @@ def verdicts(*, with_held_out: bool) -> str:
     text = (
         "## Verdicts on pairs whose equality is known\n\n"
         "Each family draws values and writes them in two ways, equal and unequal by halves (`math_pairs.py`); the candidate "
-        f"stands in a box. {PER_FAMILY} pairs a family. `+` is a wrong answer that was rewarded, `-` a right one that was not, `0` none "
+        f"stands in a box. {PER_FAMILY} pairs a family. `+` is a wrong answer that was rewarded, `-` a right "
+        f"one that was not, `0` none "
         "of the two; `?` no verdict, as TRL gives where it does not understand the gold answer.\n\n"
     )
     judged = judge(draw(DEVELOPED, PER_FAMILY, SEED))
