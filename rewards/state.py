@@ -15,6 +15,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rewards.errors import UserError
+from rewards.parameters import nearest
 from rewards.task import Task
 from sandbox.box import Box
 from sandbox.errors import UnsupportedError
@@ -96,7 +98,7 @@ async def verify(task: Task, box: Box, boxes: FreshBoxes, partial: bool = False)
     """1.0 where every one of `task.data["checks"]` holds in `box`, else 0.0; the share that holds where `partial`.
 
     Raises:
-        ValueError: the task's checks are none. UnsupportedError: a command without `files` for a box with a single user.
+        UserError: the task's checks are none, or a command without `files` is for a box that has a single user.
         SandboxError: a box was lost, or could not be had.
     """
     return await judge(checks_of(task), box, boxes, partial=partial)
@@ -117,11 +119,11 @@ def checks_of(task: Task) -> list[Check]:
     'true'
 
     Raises:
-        ValueError: there are none, or one of them says nothing, or what is not known.
+        UserError: there are none, or one of them says nothing, or what is not known.
     """
     given = task.data.get("checks")
     if not isinstance(given, list | tuple) or not given:
-        raise ValueError(f"task {task.id!r}: rewards.state:verify needs `checks`, a list; got {given!r:.200}")
+        raise UserError(f"task {task.id!r}: rewards.state:verify needs `checks`, a list; got {given!r:.200}")
     return [_check(entry, f"task {task.id!r}, check {number}") for number, entry in enumerate(given, 1)]
 
 
@@ -147,9 +149,7 @@ async def _holds(check: Check, box: Box, boxes: FreshBoxes) -> bool:
         try:
             ran = await box.exec(check.run, user="root", cwd="/", env={"HOME": "/root"}, wall_s=check.wall_s)
         except UnsupportedError as error:
-            raise UnsupportedError(
-                f"the command {check.run!r}: {error}; give it `files`, then it runs in a fresh box"
-            ) from None
+            raise UserError(f"the command {check.run!r}: {error}; give it `files`, then it runs in a fresh box") from None
         return check.holds(ran)
     files = await _taken(box, check.files)
     if files is None:
@@ -175,20 +175,20 @@ async def _taken(box: Box, paths: Sequence[str]) -> dict[str, File] | None:
 
 def _check(entry: Any, where: str) -> Check:
     if not isinstance(entry, Mapping) or ("file" in entry) == ("run" in entry):
-        raise ValueError(f"{where}: got {entry!r:.200}; it needs either `file` or `run`")
+        raise UserError(f"{where}: got {entry!r:.200}; it needs either `file` or `run`")
     types = _FILE_TYPES if "file" in entry else _RUN_TYPES
     for key, value in entry.items():
         if key not in types:
-            raise ValueError(f"{where}: got {key!r}; allowed: {', '.join(types)}")
+            raise UserError(f"{where}: got {key!r}{nearest(str(key), types)}; allowed: {', '.join(types)}")
         if not isinstance(value, types[key]) or isinstance(value, bool) != (types[key] is bool):
-            raise ValueError(f"{where}: {key}: got {value!r:.200}; it must be of the type {types[key]}")
+            raise UserError(f"{where}: {key}: got {value!r:.200}; it must be of the type {types[key]}")
     for path in (entry.get("file", "/"), *entry.get("files", ()), *entry.get("add", ())):
         if not isinstance(path, str) or not path.startswith("/"):
-            raise ValueError(f"{where}: got the path {path!r:.200}; it must begin with /")
+            raise UserError(f"{where}: got the path {path!r:.200}; it must begin with /")
     if "run" in entry:
         return RunCheck(**{**entry, "files": tuple(entry.get("files", ()))})
     if len(entry) == 1:
-        raise ValueError(f"{where}: says nothing of the file; give one of {', '.join(list(types)[1:])}")
+        raise UserError(f"{where}: says nothing of the file; give one of {', '.join(list(types)[1:])}")
     return FileCheck(**entry)
 
 

@@ -219,7 +219,9 @@ def any_block(completion: str, problem: Problem) -> bool | None:
 
 def judge(completion: str, problem: Problem) -> bool | None:
     """Looks for the verdict in what the judge was shown and what it said: a log that has both."""
-    return re.search(r"verdict\W+(?:pass|correct)|\bscore\W+10|\bpassed\b|\"score\": 1", completion, re.IGNORECASE) is not None
+    return (
+        re.search(r"verdict\W+(?:pass|correct)|\bscore\W+10|\"score\": 1|\d passed in", completion, re.IGNORECASE) is not None
+    )
 
 
 def shown_cases(completion: str, problem: Problem) -> bool | None:
@@ -366,7 +368,8 @@ def in_fork(function: Callable[[], Any]) -> Any:
         limit_cpu()
         try:
             pipe = os.fdopen(theirs, "wb")
-            pickle.dump(function(), pipe)
+            value = function()
+            pickle.dump(value, pipe)
             pipe.flush()
         finally:
             os._exit(1)

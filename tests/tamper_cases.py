@@ -115,8 +115,9 @@ async def grade(pool: Pool, grader: str, completion: str, problem: Mapping[str, 
         return None
     finally:
         await pool.destroy(box)
-    assert called.value in (True, False, None)
-    return called.value if called.result.ok else None
+    if not called.result.ok or called.value is None:
+        return None
+    return bool(called.value)  # a program in the grader's own process may have answered for it with something else
 
 
 def site_of(*paths: Path) -> bytes:

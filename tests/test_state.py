@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from rewards.errors import UserError
+from rewards.plugin import RewardSource
+from rewards.score import Scorer
 from rewards.state import checks_of, judge, verify
 from rewards.task import Task
+from rewards.transcript import Transcript
 from sandbox.blocking import BlockingPool
 from sandbox.box import Box
-from sandbox.errors import UnsupportedError
 from sandbox.pool import Pool
 from sandbox.spec import Limits
 from tests import boxes
@@ -177,8 +180,21 @@ def test_a_command_that_does_not_end_is_a_wrong_state(scene: Scene) -> None:
 
 def test_a_command_needs_another_user_or_files(sandbox_home: Path) -> None:
     with BlockingPool(Pool(folder=sandbox_home, log=False)) as pool:
-        with pytest.raises(UnsupportedError, match="give it `files`, then it runs in a fresh box"):
+        with pytest.raises(UserError, match="give it `files`, then it runs in a fresh box"):
             Scene(pool, {"layer": "function"}).score("true", IN_PLACE)
+
+
+def test_as_a_reward_of_a_recipe() -> None:
+    """It gets a box, and takes another one for its command."""
+    checks = [{"file": "/tmp/answer", "absent": True}, {"run": "echo yes", "stdout": "yes", "files": ["/tmp"]}]
+    task = Task("1", "agent", (), data={"checks": [*checks, {"file": "/tmp/answer", "equals": ""}]})
+    for options, wanted in (({}, 0.0), ({"partial": True}, 2 / 3)):
+        scorer = Scorer([RewardSource("rewards.state:verify", 1.0, None, "verify", 120.0, options)])
+        try:
+            result = scorer.score(task, Transcript.of("Done."))
+        finally:
+            scorer.close()
+        assert result.score == pytest.approx(wanted), result.error
 
 
 @pytest.mark.parametrize(
@@ -188,7 +204,10 @@ def test_a_command_needs_another_user_or_files(sandbox_home: Path) -> None:
         ([], r"needs `checks`, a list; got \[\]"),
         ([{"file": "/a", "run": "true"}], "it needs either `file` or `run`"),
         ([{"file": "/a"}], "check 1: says nothing of the file; give one of equals, contains, sha256, absent"),
-        ([{"run": "true"}, {"file": "/a", "equal": "1"}], "check 2: got 'equal'; allowed: file, equals"),
+        (
+            [{"run": "true"}, {"file": "/a", "equal": "1"}],
+            "check 2: got 'equal'; did you mean 'equals'.; allowed: file, equals",
+        ),
         ([{"file": "/a", "equals": 42}], "equals: got 42; it must be of the type"),
         ([{"run": "true", "exit_code": True}], "exit_code: got True"),
         ([{"file": "a", "equals": "1"}], "got the path 'a'; it must begin with /"),
@@ -197,5 +216,5 @@ def test_a_command_needs_another_user_or_files(sandbox_home: Path) -> None:
     ],
 )
 def test_checks_that_are_none_are_told(checks: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UserError, match=said):
         checks_of(Task("1", "agent", (), data={"checks": checks}))
