@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import statistics
 import threading
 import time
 from collections import deque
@@ -24,13 +23,12 @@ from rewards.nursery import DYING_S, Nursery
 from rewards.work import Work
 
 MAX_CHILDREN = 64  # processes at once, those that wait or hang included
-LOOK_S = 0.1  # between two looks at calls that last
-LONG_S = 0.25  # a call that has lasted so long is looked at
-FAR = 20  # times the usual duration, after which a call that computes makes room
-FIRST_LONG_S = 2.0  # in place of that while too few have ended to know what is usual
-KNOWN = 8  # that have to have ended for that
-BUSY_SHARE = 0.3  # of a core, from which on a call computes
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+LOOK_S = 0.1  # between two looks at a call that lasts, and whether its process lives
+WAITS_AFTER, WAITS_S = 3, 0.25  # times the usual duration, and at most so long, until a call that does not compute makes room
+FAR = 6  # times the usual duration, after which one that computes does
+LEAST_S = 0.005  # in place of the usual duration where that is less
+FIRST_S = 0.3  # and while too few calls have ended to know it
+NUM_USUAL = 8  # that have to have ended for that
 
 
 @dataclass
@@ -40,9 +38,9 @@ class Running:
     child: Link
     work: Work
     began: float
-    looked: float
+    look_at: float
     is_counted: bool
-    busy_s: float | None = None  # that its processes had been at it, or wanted to be, at the last look
+    computed: bool = True  # when it was looked at last
     is_slowed: bool = False
     is_sent: bool = True
 
@@ -55,7 +53,7 @@ class Dispatcher:
         self._idle: list[Link] = []
         self._all: set[Link] = set()
         self._lock = threading.Lock()
-        self._durations: deque[float] = deque(maxlen=64)
+        self._durations: deque[float] = deque(maxlen=256)
         self._killed = threading.Event()
 
     def run(self, works: Iterable[Work]) -> None:
@@ -66,15 +64,14 @@ class Dispatcher:
             ChildDiedError: `kill` was called.
         """
         waiting, running, poll = deque(works), dict[int, Running](), select.poll()
-        look_at = 0.0
         try:
             while waiting or running:
                 self._start(waiting, running, poll)
                 now = time.monotonic()
-                if now >= look_at:
-                    self._look(now, waiting, running, poll)
-                    look_at = min([now + LOOK_S, *(one.work.look_at for one in running.values())])
-                for fd, event in poll.poll(max(0.0, look_at - time.monotonic()) * 1000):
+                for one in [one for one in running.values() if now >= one.look_at]:
+                    self._look(one, now, waiting, running, poll)
+                next_look = min((one.look_at for one in running.values()), default=now)
+                for fd, event in poll.poll(max(0.0, next_look - time.monotonic()) * 1000):
                     if fd in running:
                         self._hear(running[fd], event, waiting, running, poll)
                 if self._killed.is_set():
@@ -84,7 +81,7 @@ class Dispatcher:
                 self._end(one.child)
             raise
         while len(self._idle) > self._num_processes:
-            self._end(self._idle.pop(0))
+            self._drop(self._idle.pop(0))
 
     def kill(self) -> None:
         """From any thread: `run` raises, and no further one works."""
@@ -106,7 +103,8 @@ class Dispatcher:
             child = self._child()
             now = time.monotonic()
             message, fds = work.request()
-            one = Running(child, work, now, now, work.holds_process)
+            look_at = min(now + self._waits_s, work.look_at)
+            one = Running(child, work, now, look_at, work.holds_process)
             running[child.fileno()] = one
             try:
                 one.is_sent = child.post(message, fds)
@@ -147,7 +145,7 @@ class Dispatcher:
         if one.work.holds_process:
             self._durations.append(time.monotonic() - one.began)
         if one.is_slowed:  # it cannot be given its priority back
-            self._end(one.child)
+            self._drop(one.child)
         else:
             self._idle.append(one.child)
 
@@ -155,41 +153,63 @@ class Dispatcher:
         self, one: Running, waiting: deque[Work], running: dict[int, Running], poll: select.poll, why: str | None
     ) -> None:
         """The child died (`why` None) or is to be ended."""
+        self._remove(one, running, poll)
+        if why is None:
+            why = how_it_ended(self._end(one.child, grace_s=DYING_S))
+        else:
+            self._drop(one.child)
+        if self._killed.is_set():
+            raise ChildDiedError
+        waiting.extendleft(reversed(one.work.end(why)))
+
+    def _look(self, one: Running, now: float, waiting: deque[Work], running: dict[int, Running], poll: select.poll) -> None:
+        """Ends what is over its time or dead, and finds out whether a call that lasts makes room."""
+        if one.work.overdue(now):
+            self._remove(one, running, poll)
+            self._drop(one.child)
+            waiting.extendleft(reversed(one.work.end(None)))
+            return
+        if one.child.ended and not one.child.has_data():
+            self._gone(one, waiting, running, poll, None)
+            return
+        next_s = LOOK_S
+        if waiting and one.work.holds_process and not one.is_slowed:
+            next_s = min(LOOK_S, max(LEAST_S, self._usual_s))
+            self._weigh(one, now - one.began)
+        one.look_at = min(now + next_s, one.work.look_at)
+
+    def _weigh(self, one: Running, lasted_s: float) -> None:
+        """Whether a call that lasts still counts among those that may run: found to wait twice, or slowed, it does not."""
+        pids = _family(one.child.pid)
+        computes = any(map(_computes, pids))
+        if computes and lasted_s > FAR * self._usual_s:
+            one.is_slowed = True
+            for pid in pids:
+                _slow(pid)
+        one.is_counted = (computes or one.computed) and not one.is_slowed
+        one.computed = computes
+
+    @property
+    def _waits_s(self) -> float:
+        """How long a call has lasted when it is looked at first."""
+        return min(WAITS_AFTER * self._usual_s, WAITS_S)
+
+    @property
+    def _usual_s(self) -> float:
+        """How long a call lasts that does not hang."""
+        if len(self._durations) < NUM_USUAL:
+            return FIRST_S
+        return max(LEAST_S, sum(self._durations) / len(self._durations))
+
+    def _remove(self, one: Running, running: dict[int, Running], poll: select.poll) -> None:
         with contextlib.suppress(KeyError):
             poll.unregister(one.child)
         del running[one.child.fileno()]
-        status = self._end(one.child, grace_s=0.0 if why else DYING_S)
-        if self._killed.is_set():
-            raise ChildDiedError
-        waiting.extendleft(reversed(one.work.end(why or how_it_ended(status))))
 
-    def _look(self, now: float, waiting: deque[Work], running: dict[int, Running], poll: select.poll) -> None:
-        """Ends what is over its time, notes what has died, and finds out which calls make room."""
-        for one in list(running.values()):
-            if one.work.overdue(now):
-                poll.unregister(one.child)
-                del running[one.child.fileno()]
-                self._end(one.child)
-                waiting.extendleft(reversed(one.work.end(None)))
-            elif one.child.ended:  # what it wrote before stays readable
-                if not one.child.has_data():
-                    self._gone(one, waiting, running, poll, None)
-            elif waiting and one.work.holds_process and now - one.began > LONG_S and now - one.looked >= LOOK_S:
-                self._weigh(one, now)
-
-    def _weigh(self, one: Running, now: float) -> None:
-        """Whether a call that lasts still counts among those that may run."""
-        pids = _family(one.child.pid)
-        busy_s = sum(map(_busy_s, pids))
-        if one.busy_s is not None and not one.is_slowed:
-            computes = busy_s - one.busy_s > BUSY_SHARE * (now - one.looked)
-            usual_s = statistics.median(self._durations) if len(self._durations) >= KNOWN else FIRST_LONG_S / FAR
-            if computes and now - one.began > max(LONG_S, FAR * usual_s):
-                one.is_slowed = True
-                for pid in pids:
-                    _slow(pid)
-            one.is_counted = computes and not one.is_slowed
-        one.busy_s, one.looked = busy_s, now
+    def _drop(self, child: Link) -> None:
+        child.drop()
+        with self._lock:
+            self._all.discard(child)
 
     def _child(self) -> Link:
         while self._idle:
@@ -226,17 +246,13 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _busy_s(pid: int) -> float:
-    """How long a process's threads have run or waited for a core, and those processes that it has waited for."""
-    total = 0.0
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += sum(map(int, words[13:15])) * TICK_S
-    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+def _computes(pid: int) -> bool:
+    """Whether a thread of the process runs, or would if it had a core."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):
-            ran, waited, _ = map(int, thread.read_text().split())
-            total += (ran + waited) / 1e9
-    return total
+            if thread.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def _slow(pid: int) -> None:

@@ -56,6 +56,10 @@ class Link(ABC):
         A process that is just ending gets `grace_s` to do it by itself, so that the status is its own.
         """
 
+    def drop(self) -> None:
+        """Kill without waiting for the end, where nobody asks how it was."""
+        self.close()
+
     @abstractmethod
     def forget(self) -> None:
         """In a forked process: the child is the parent's, and the parent's death must be seen by it."""

@@ -45,11 +45,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Fork:
-    """With two descriptors: the fork's channel, and the pipe by which it ends."""
+    """With two descriptors: the fork's channel, and the pipe by which it ends. `killed`: forks to reap as far as they ended."""
+
+    killed: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Reap:
+    """Waits for a fork that was killed, or is ending."""
+
     pid: int
 
 
@@ -65,6 +69,7 @@ class Nursery:
         self._sources, self._sandbox = tuple(sources), sandbox
         self._child: Child | None = None
         self._facts: list[dict[str, Any]] = []
+        self._killed: list[int] = []  # forks that nobody has reaped
         self._lock = threading.RLock()  # a process that ends closes its forks while a thread of it scores
         self.alone_because: str | None = None  # why there is only one process
 
@@ -108,6 +113,15 @@ class Nursery:
                     raise
         raise AssertionError("the last try returns or raises")
 
+    def fork(self, fds: Sequence[int]) -> int:
+        """The number of a new fork; raises as `ask`."""
+        killed, self._killed = self._killed, []
+        pid, *self._killed = self.ask(Fork(killed), FORK_LIMIT_S, fds)
+        return int(pid)
+
+    def reap_later(self, pid: int) -> None:
+        self._killed.append(pid)
+
     def ask(self, asked: object, limit_s: float, fds: Sequence[int] = ()) -> Any:
         """The nursery's answer.
 
@@ -132,6 +146,9 @@ class Nursery:
             running.kill()
 
     def close(self) -> None:
+        with contextlib.suppress(ChildDiedError):
+            for pid in self._killed:
+                self.ask(Reap(pid), END_LIMIT_S)
         self._end()
 
     def _ask(self, asked: object, limit_s: float, fds: Sequence[int] = ()) -> Any:
@@ -156,6 +173,7 @@ class Nursery:
 
     def _end(self, *, grace_s: float = 0.0) -> int | None:
         ended, self._child = self._child, None
+        self._killed.clear()
         return ended.close(grace_s=grace_s) if ended is not None else None
 
 
@@ -170,7 +188,7 @@ class Forked(Link):
         self._lock = threading.RLock()
         self._pidfd: int | None = None
         try:
-            self.pid = int(nursery.ask(Fork(), FORK_LIMIT_S, (theirs.fileno(), life)))
+            self.pid = nursery.fork((theirs.fileno(), life))
             self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
             self.forget()  # closing `held` ends what was forked
@@ -179,14 +197,6 @@ class Forked(Link):
             theirs.close()
             os.close(life)
         register(self)
-        try:
-            self.send(pickle.dumps(Ready()), time.monotonic() + FORK_LIMIT_S)
-            self.receive(time.monotonic() + FORK_LIMIT_S)  # from here on it is a session, which one kill reaches
-        except BaseException as error:
-            self.close()
-            if isinstance(error, TimeoutError | ValueError):
-                raise ChildDiedError from error
-            raise
 
     @property
     def ended(self) -> bool:
@@ -198,7 +208,8 @@ class Forked(Link):
             if self._pidfd is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-                    os.killpg(self.pid, signal.SIGKILL)  # it is there, or a zombie: the number is its own
+                    # it is there, or a zombie: the number is its own; where it is no session yet it has started nothing
+                    os.killpg(self.pid, signal.SIGKILL)
 
     def close(self, *, grace_s: float = 0.0) -> int | None:
         with self._lock:
@@ -212,6 +223,13 @@ class Forked(Link):
                     status = self._nursery.ask(Reap(self.pid), FORK_LIMIT_S)
             self.forget()
         return status
+
+    def drop(self) -> None:
+        with self._lock:
+            if self._pidfd is not None:
+                self.kill()
+                self._nursery.reap_later(self.pid)
+                self.forget()
 
     def forget(self) -> None:
         self._drop_fds()
@@ -255,7 +273,7 @@ def _answer(rewards: Rewards, request: Request, life: int, send: Callable[[bytes
             _be_fork(rewards, *request.fds)
         for fd in request.fds:
             os.close(fd)
-        send(json.dumps(pid).encode())
+        send(json.dumps([pid, *(one for one in asked.killed if not os.waitpid(one, os.WNOHANG)[0])]).encode())
     elif isinstance(asked, Reap):
         send(json.dumps(os.waitstatus_to_exitcode(os.waitpid(asked.pid, 0)[1])).encode())
     else:

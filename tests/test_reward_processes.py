@@ -191,12 +191,12 @@ def test_a_call_that_lasts_makes_room(kind: str, tmp_path: Path) -> None:
     """One process at a time: a later call ends what an earlier one waits for, or computes for far longer than others do."""
     text = SIGNAL.format(sign=str(tmp_path / "sign"))
     with worker_of(source(text)) as worker:
-        worker.score(said(*["x"] * dispatch.KNOWN))
+        worker.score(said(*["x"] * dispatch.NUM_USUAL))
         assert scores(worker.score(said(kind, kind, "x", "go"))) == [4.0, 4.0, 1.0, 2.0]
 
 
 def test_calls_that_compute_as_long_as_others_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "FIRST_LONG_S", LONG_S)
+    monkeypatch.setattr(dispatch, "FIRST_S", LONG_S)
     text = f"""
 mine = Path({str(tmp_path / "mine")!r})
 def f():
