@@ -115,9 +115,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     recipes.add_argument("words", nargs="*", default=(), metavar="RECIPE|key=value", help=text)
     _add_json(recipes)
 
-    rewards = command(
-        "reward", "try a reward on completions, or audit a recipe's rewards", lambda a: reward.reward(a, _checked)
-    )
+    rewards = command("reward", "try a reward on completions, or audit a recipe's rewards", _reward)
     reward.add_parser(rewards)
 
     boxes = command("sandbox", "run commands in boxes; images, logs, what lives", sandbox.sandbox)
@@ -258,6 +256,10 @@ def _chat(arguments: argparse.Namespace) -> int:
         effort=effort,
         engine=arguments.engine,
     )
+
+
+def _reward(arguments: argparse.Namespace) -> int:
+    return reward.reward(arguments, lambda recipe, overrides: _checked(recipe, overrides, model=False))
 
 
 def _report(arguments: argparse.Namespace) -> int:
