@@ -9,21 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from recipes.load import LoadedRecipe
-from recipes.reward_audit import audit
-from recipes.reward_samples import Sample, of_recipe, of_run
 from recipes.text import safe, shorten
 from rewards.config import RewardConfig
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer, check_rewards
 from rewards.plugin import read_source
 from rewards.result import RewardResult
+
+if TYPE_CHECKING:
+    from recipes.reward_samples import Sample
 
 TEXT_WIDTH = 44  # characters of a completion that a table shows
 Checked = Callable[[str, Sequence[str]], LoadedRecipe]
@@ -65,6 +66,8 @@ def reward(arguments: argparse.Namespace, checked: Checked) -> int:
         if (value := vars(arguments).get(name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')}: got {value}; allowed: a whole number more than 0")
     if arguments.action == "audit":
+        from recipes.reward_audit import audit  # late, as below: other commands need no data
+
         return audit(checked(arguments.recipe, arguments.overrides), arguments)
     return _try(arguments, checked)
 
@@ -79,6 +82,8 @@ class Scored:
 
 
 def _try(arguments: argparse.Namespace, checked: Checked) -> int:
+    from recipes.reward_samples import of_recipe, of_run
+
     options = dict(_option(word) for word in arguments.options)
     if not arguments.timeout_s > 0:
         raise UserError(f"--timeout-s: got {arguments.timeout_s}; allowed: seconds, more than 0")

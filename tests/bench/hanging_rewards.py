@@ -225,11 +225,11 @@ def main() -> None:
     ]
     text = (
         "# Rewards that hang\n\n"
-        f"Written by `python -m tests.bench.hanging_rewards --write`. {CORES} cores; {arguments.count} completions a cell in one "
-        f"call, a reward of about a millisecond, one in {EVERY} calls never comes back, its deadline is {TIMEOUT_S:g} s. Cells: "
-        "completions a second, rightly failed ones included, as a share of the same way's rate without hangs (of ours, the "
-        f"median of {REPEATS} pairs measured in turns). What had not ended after {LIMIT_S:.0f} s was killed and counts with what "
-        "it had come to. The other ways are those of plain Python, as training frameworks use them.\n\n"
+        f"Written by `python -m tests.bench.hanging_rewards --write`. {CORES} cores; {arguments.count} completions a cell in "
+        f"one call, a reward of about a millisecond, one in {EVERY} calls never comes back, its deadline is {TIMEOUT_S:g} s. "
+        "Cells: completions a second, rightly failed ones included, as a share of the same way's rate without hangs (of ours, "
+        f"the median of {REPEATS} pairs measured in turns). What had not ended after {LIMIT_S:.0f} s was killed and counts "
+        "with what it had come to. The other ways are those of plain Python, as training frameworks use them.\n\n"
         + table(header, rows)
         + f"\nOne call waits for its slowest completion, so a step of {STEP} completions takes "
         + ", ".join(
