@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
-from collections.abc import Coroutine, Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from rewards.boxes import Boxes
-from rewards.code import CodeLimits, CodeResult, judge, program_of, read_problem, source, values, verify
+from rewards.code import (
+    CodeLimits,
+    CodeResult,
+    CodeVerdict,
+    NotJudgedError,
+    judge,
+    program_of,
+    read_problem,
+    source,
+    values,
+    verify,
+)
 from rewards.code.compare import same_output, same_value
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.result import Score
 from rewards.task import Task
+from sandbox.box import Box
+from sandbox.pool import Pool
+from tests import boxes
 
 T = TypeVar("T")
 NEEDS_BWRAP = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
@@ -523,3 +542,82 @@ def test_broken_tests_are_a_failure_and_no_zero(verifier: Verifier) -> None:
     ):
         with pytest.raises(Exception, match=message):
             verifier.judge({"entry_point": "f", "asserts": asserts}, "def f(x): return x")
+
+
+@NEEDS_BWRAP
+def test_a_loop_of_the_tests_is_not_ended_by_the_program(verifier: Verifier) -> None:
+    data = {"entry_point": "f", "asserts": ["f(0)\nfor x in map(f, [1, 2]):\n    assert x == 7"]}
+    assert verdicts(verifier.judge(data, "def f(x):\n    if x: raise StopIteration")) == ["runtime_error"]
+    data = {"entry_point": "f", "asserts": ["try:\n    f(0)\nexcept StopIteration:\n    pass\nelse:\n    assert False"]}
+    assert verdicts(verifier.judge(data, "def f(x): return next(iter([]))")) == ["passed"]
+
+
+@NEEDS_BWRAP
+def test_who_stops_what_watches_it_has_waited_too_long(verifier: Verifier) -> None:
+    program = "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nimport time\ntime.sleep(9e9)\ndef f(x): return x + 1"
+    limits = CodeLimits(cpu_s=0.5, idle_s=1.0, wall_s=6.0)
+    with contextlib.suppress(NotJudgedError):  # it was not given any time for it: no zero, but no reward either
+        assert verdicts(verifier.judge(SUCC, program, limits, partial=True)) == ["timeout"] * 4
+
+
+@NEEDS_BWRAP
+def test_honest_programs_pass_on_an_overloaded_machine(verifier: Verifier) -> None:
+    asserts = {"entry_point": "f", "asserts": [f"assert f({i}) == {i + 1}" for i in range(4)]}
+    calls = (
+        (SUCC, "def f(x): return x + 1"),
+        (SUM, "print(sum(map(int, open(0).read().split())))"),
+        (asserts, "f = lambda x: x + 1"),
+    )
+
+    async def all_of_them() -> list[CodeResult]:
+        limits = CodeLimits(wall_s=280.0)
+        return await asyncio.gather(*[judge(read_problem(task(data)), p, verifier.boxes, limits) for data, p in calls * 8])
+
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        found = verifier.wait(all_of_them())
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert [result.note for result in found if result.verdict is not CodeVerdict.PASSED] == []
+
+
+class ContainerBoxes:
+    """A new container for each call."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    @contextlib.asynccontextmanager
+    async def calls(self) -> AsyncIterator[Box]:
+        box = await self.pool.create("container", image="debian")
+        try:
+            yield box
+        finally:
+            await self.pool.destroy(box)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or boxes.lacking("crun") is not None, reason="needs root, crun, erofs-utils, mmdebstrap")
+def test_the_same_in_containers(sandbox_home: Path) -> None:
+    """There commands are another user than the box's agent, and the Python is the image's."""
+    boxes.build_debian(sandbox_home)
+
+    async def run() -> list[list[str]]:
+        async with Pool(folder=sandbox_home, log=False) as pool:
+            asserts = {"entry_point": "f", "asserts": ["assert f(1) == 2", "assert f(5) == 6"]}
+            fork = "import os, signal\n\ndef f(x):\n    if os.fork() == 0:\n        signal.pause()\n    return x + 1\n"
+            found = list[list[str]]()
+            for data, program in (
+                (SUCC, fork),
+                (SUCC, "def f(x):\n    while x == 1: pass\n    return x + 1"),
+                (SUM, "print(sum(map(int, open(0).read().split())))"),
+                (asserts, "def f(x): return x + 1 if x < 3 else exit(0)"),
+            ):
+                result = await judge(read_problem(task(data)), program, ContainerBoxes(pool), QUICK, partial=True)
+                found.append(verdicts(result))
+            return found
+
+    assert asyncio.run(run()) == [
+        ["passed"] * 4, ["passed", "timeout", "passed", "passed"], ["passed"] * 2, ["passed", "runtime_error"],
+    ]  # fmt: skip

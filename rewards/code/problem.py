@@ -97,7 +97,7 @@ def _read_asserts(data: Mapping[str, Any], where: str) -> Asserts:
     asserts = [is_check] if is_check else _from_json(data["asserts"])
     if not isinstance(asserts, list) or not asserts or not all(isinstance(text, str) for text in [*asserts, prelude, setup]):
         raise UserError(f"{where}: got {asserts!r:.100}; asserts is a list of texts, and test, prompt and setup are texts")
-    prelude = prelude if is_check else ""
+    prelude = prelude if is_check and _is_python(prelude) else ""  # else it is words
     for text in asserts:
         _check_python(text, where)
     if data.get("entry_point") is None and not is_check:
@@ -114,6 +114,14 @@ def _called(text: str) -> str | None:
     calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     names = [f for f in calls if isinstance(f, ast.Name) and not hasattr(builtins, f.id)]
     return min(names, key=lambda f: (f.lineno, f.col_offset)).id if names else None
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _check_python(text: str, where: str) -> None:

@@ -64,6 +64,8 @@ class Running:
                 return told * len(items)
             if not told and len(batch) == 1:
                 told = [self._of_box(called)]
+                if called.result.verdict is Verdict.WALL_TIMEOUT:  # it has stopped what watches it, and would each time
+                    told *= len(items) - len(found)
             found += told
             alone = not told
         return found
