@@ -173,12 +173,13 @@ class _Watch:
     def _look(self) -> None:
         cpu_s, delay_s = _used(_pids() - self._known)
         if self._is_new:
-            self._since, self._is_new = (time.monotonic(), cpu_s, delay_s), False
+            self._since, self._is_new = (time.monotonic(), cpu_s, delay_s or 0.0), False
         began, cpu_before, delay_before = self._since
-        cpu_s, delay_s = cpu_s - cpu_before, delay_s - delay_before
+        cpu_s = cpu_s - cpu_before
+        idle_s = 0.0 if delay_s is None else time.monotonic() - began - cpu_s - (delay_s - delay_before)
         if cpu_s > self._order["cpu_s"]:
             self._stop("timeout", f"it took more than {self._order['cpu_s']:g} s of processor time")
-        elif time.monotonic() - began - cpu_s - delay_s > self._order["idle_s"]:
+        elif idle_s > self._order["idle_s"]:
             self._stop("timeout", f"it waited for more than {self._order['idle_s']:g} s")
 
     def _stop(self, cause: str, reason: str) -> None:
@@ -257,15 +258,19 @@ def _stat(pid: int) -> list[str]:
     return text[text.rindex(")") + 2 :].split()
 
 
-def _used(pids: set[int]) -> tuple[float, float]:
-    """Seconds of processor time, and seconds of waiting for a processor, which on a busy machine is no fault of theirs."""
-    ran = waited = 0
-    ticks = 0
+def _used(pids: set[int]) -> tuple[float, float | None]:
+    """Seconds of processor time, and of waiting for a processor, which is no fault of theirs: None where nobody can tell."""
+    ran = waited = ticks = 0
+    is_told = True
     for pid in pids:
-        ticks += sum(map(int, _stat(pid)[13:15]))  # of children that have ended
-        with contextlib.suppress(OSError):
+        fields = _stat(pid)
+        ticks += sum(map(int, fields[13:15]))  # of children that have ended
+        try:
             for task in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{task}/schedstat") as file:
                     mine = file.read().split()
                 ran, waited = ran + int(mine[0]), waited + int(mine[1])
-    return ran / 1e9 + ticks / os.sysconf("SC_CLK_TCK"), waited / 1e9
+        except OSError:  # it has just ended, or this kernel has no such file
+            if _lives(pid):
+                is_told, ticks = False, ticks + sum(map(int, fields[11:13]))
+    return ran / 1e9 + ticks / os.sysconf("SC_CLK_TCK"), waited / 1e9 if is_told else None

@@ -19,6 +19,8 @@ Outcome = dict[str, Any]  # of one test in its box: "status", and what belongs t
 
 ITEM_BYTES = 4 << 20  # of the inputs that are sent at once, as JSON
 MAX_ITEM_BYTES = 12 << 20  # of a single one
+BUSY = "the machine is overloaded"
+UNTOLD = "the machine is overloaded, or the program waits, which this kernel does not tell"
 _VERDICTS = {
     Verdict.CPU_TIMEOUT: CodeVerdict.TIMEOUT,
     Verdict.OUT_OF_MEMORY: CodeVerdict.OUT_OF_MEMORY,
@@ -112,8 +114,8 @@ class Running:
                 return failed(CodeVerdict.TIMEOUT, f"it waited for {idle_s:.0f} s")
             if result.cpu_s < self.limits.cpu_s:
                 raise NotJudgedError(
-                    f"a test was not done after {result.wall_s:.0f} s, of which it could compute for {result.cpu_s:.1f} s: the "
-                    "machine is overloaded; raise options.wall_s, or lower sandbox.num_boxes"
+                    f"a test was not done after {result.wall_s:.0f} s, of which it could compute for {result.cpu_s:.1f} s: "
+                    f"{BUSY if result.waited_s is not None else UNTOLD}; raise options.wall_s, or lower sandbox.num_boxes"
                 )
             return failed(CodeVerdict.TIMEOUT, f"it took {result.cpu_s:.1f} s of processor time")
         said = result.stderr.text[-500:]
