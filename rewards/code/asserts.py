@@ -20,7 +20,7 @@ import types
 from typing import Any, NoReturn
 
 from rewards.code.shim import offer_pytest
-from rewards.code.values import Endless, NotPlain, builtin_error, decode, encode, from_text, to_text
+from rewards.code.values import Endless, NotPlain, TooMuch, builtin_error, decode, encode, from_text, to_text
 
 AHEAD_S = 1.0  # of processor time for going on without answers
 MAX_AHEAD = 1000  # calls in one such run
@@ -118,7 +118,7 @@ class _Tests:
             error = missing
         except BaseException as raised:  # noqa: BLE001
             error = raised
-        if isinstance(error, NotPlain):
+        if error is not None and _is_of_the_tests(error):
             self._finish("broken", error=f"the tests give the program what cannot be sent: {error}")
         if self._ahead:
             return
@@ -150,7 +150,7 @@ class _Tests:
     def _verdict(self, error: BaseException) -> str:
         if isinstance(error, _NoAnswer):
             return str(error.args[0])
-        if isinstance(error, Endless):
+        if isinstance(error, (Endless, TooMuch)):
             return "not_plain"
         return "runtime_error" if self._is_programs(error) else "wrong"
 
@@ -160,7 +160,7 @@ class _Tests:
             return False
         error = sys.exc_info()[1]
         assert error is not None
-        if not (is_assert and self._order["partial"]) or isinstance(error, NotPlain):
+        if not (is_assert and self._order["partial"]) or _is_of_the_tests(error):
             return True
         if not self._num_failed:
             self._first_failed = self._verdict(error), f"{_shown(error)} (line {_line_number(error)})"
@@ -197,7 +197,10 @@ class _Tests:
         raise _Unknown
 
     def call(self, target: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        trees = [encode(value, _tree_of) for value in arguments], [[k, encode(v, _tree_of)] for k, v in named.items()]
+        trees = (
+            [encode(value, _tree_of, draw=True) for value in arguments],
+            [[k, encode(v, _tree_of, draw=True)] for k, v in named.items()],
+        )
         outcome = self.ask(["call", target, *trees])
         for place, text in outcome.get("changed") or ():
             value = arguments[place] if isinstance(place, int) else named[place]
@@ -249,13 +252,13 @@ class _Handle:
         return self._tests.value(self._tests.ask(["get", self._target, name]))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._tests.value(self._tests.ask(["set", self._target, [encode(value, _tree_of)], name]))
+        self._tests.value(self._tests.ask(["set", self._target, [encode(value, _tree_of, draw=True)], name]))
 
     def __bool__(self) -> bool:
         return bool(self._is_true)
 
     def _apply(self, function: str, *arguments: Any) -> Any:
-        trees = [_tree_of(self), *(encode(value, _tree_of) for value in arguments)]
+        trees = [_tree_of(self), *(encode(value, _tree_of, draw=True) for value in arguments)]
         return self._tests.value(self._tests.ask(["apply", function, trees]))
 
     def __len__(self) -> int:
@@ -352,6 +355,11 @@ def _undefined(trees: list[ast.Module], names: dict[str, Any]) -> set[str]:
     stored |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
     loaded = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     return {name for name in loaded - stored if name not in names and not hasattr(builtins, name)}
+
+
+def _is_of_the_tests(error: BaseException) -> bool:
+    """They gave the program a value of a type that it cannot have given them itself."""
+    return isinstance(error, NotPlain) and not isinstance(error, TooMuch)
 
 
 def _shown(error: BaseException) -> str:

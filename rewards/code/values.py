@@ -26,6 +26,10 @@ class NotPlain(ValueError):
     """A value that cannot be sent, or a text that is none of a value."""
 
 
+class TooMuch(NotPlain):
+    """A value that is nested too deep, or has too many parts."""
+
+
 class Endless(Exception):
     """Raised by an iterator that had more items than are taken from one."""
 
@@ -69,7 +73,7 @@ class _Encoder:
     def tree(self, value: Any, depth: int) -> Any:
         self._left -= 1
         if depth > MAX_DEPTH or self._left < 0:
-            raise NotPlain(f"the value is nested more than {MAX_DEPTH} deep, or has more than {MAX_NODES} parts")
+            raise TooMuch(f"the value is nested more than {MAX_DEPTH} deep, or has more than {MAX_NODES} parts")
         if value is None or value is True or value is False:
             return value
         if isinstance(value, (str, int, float, complex)):
