@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,8 +33,6 @@ from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.result import Score
 from rewards.task import Task
-from sandbox.box import Box
-from sandbox.pool import Pool
 from tests import boxes
 
 T = TypeVar("T")
@@ -583,28 +581,14 @@ def test_honest_programs_pass_on_an_overloaded_machine(verifier: Verifier) -> No
     assert [result.note for result in found if result.verdict is not CodeVerdict.PASSED] == []
 
 
-class ContainerBoxes:
-    """A new container for each call."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-
-    @contextlib.asynccontextmanager
-    async def calls(self) -> AsyncIterator[Box]:
-        box = await self.pool.create("container", image="debian")
-        try:
-            yield box
-        finally:
-            await self.pool.destroy(box)
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or boxes.lacking("crun") is not None, reason="needs root, crun, erofs-utils, mmdebstrap")
 def test_the_same_in_containers(sandbox_home: Path) -> None:
     """There commands are another user than the box's agent, and the Python is the image's."""
     boxes.build_debian(sandbox_home)
 
     async def run() -> list[list[str]]:
-        async with Pool(folder=sandbox_home, log=False) as pool:
+        lent = Boxes(SandboxConfig(layer="container", image="debian"), home=sandbox_home)
+        try:
             asserts = {"entry_point": "f", "asserts": ["assert f(1) == 2", "assert f(5) == 6"]}
             fork = "import os, signal\n\ndef f(x):\n    if os.fork() == 0:\n        signal.pause()\n    return x + 1\n"
             found = list[list[str]]()
@@ -614,9 +598,11 @@ def test_the_same_in_containers(sandbox_home: Path) -> None:
                 (SUM, "print(sum(map(int, open(0).read().split())))"),
                 (asserts, "def f(x): return x + 1 if x < 3 else exit(0)"),
             ):
-                result = await judge(read_problem(task(data)), program, ContainerBoxes(pool), QUICK, partial=True)
+                result = await judge(read_problem(task(data)), program, lent, QUICK, partial=True)
                 found.append(verdicts(result))
             return found
+        finally:
+            await lent.close()
 
     assert asyncio.run(run()) == [
         ["passed"] * 4, ["passed", "timeout", "passed", "passed"], ["passed"] * 2, ["passed", "runtime_error"],

@@ -25,14 +25,6 @@ SLOW = [
     pytest.param("function", 5, id="function, all forms", marks=pytest.mark.full),
     *(pytest.param(layer, 1, id=layer, marks=pytest.mark.full) for layer in ("crun", "runsc", "microvm")),
 ]
-# What the verifier still lets through, or cannot score, with the reason.
-HOLES = {
-    ("asserts in a loop", "an error that ends the tests' loop"): "StopIteration of the program ends a `map` of the tests",
-    (
-        "asserts in a loop",
-        "a generator",
-    ): "what the program gave, and cannot be given to it again, is taken for a fault of the tests",
-}
 
 
 @pytest.mark.parametrize("case", FORMS, ids=lambda case: case.task.id)
@@ -118,17 +110,7 @@ def test_no_attack_is_rewarded_and_none_escapes_its_zero(layer: str, num_forms: 
     if (lacking := boxes.lacking(layer)) is not None:
         pytest.skip(lacking)
     words = boxes.words(layer, sandbox_home)
-    known = {name for _, name in HOLES}
-    tried = [(case, attack) for case, attack in rows(num_forms) if attack.name not in known]
+    tried = rows(num_forms)
     found = asyncio.run(scores(SandboxConfig(num_boxes=JOBS, **words), sandbox_home, tried))
     assert len(found) == len(tried) >= 200
     assert {key: score for key, score in found.items() if score != 0.0} == {}
-
-
-@pytest.mark.parametrize(
-    "hole", [pytest.param(hole, marks=pytest.mark.xfail(reason=reason, strict=True)) for hole, reason in HOLES.items()], ids=str
-)
-def test_holes_that_are_known(hole: tuple[str, str], sandbox_home: Path) -> None:
-    tried = [(case, attack) for case, attack in rows(5) if (case.task.id, attack.name) == hole]
-    assert len(tried) == 1
-    assert asyncio.run(scores(SandboxConfig(num_boxes=1), sandbox_home, tried, wall_s=10.0)) == {hole: 0.0}
