@@ -334,10 +334,10 @@ def test_what_a_program_prints_is_compared(verifier: Verifier, program: str, exp
 @NEEDS_BWRAP
 def test_much_input_and_output_in_many_tests(verifier: Verifier) -> None:
     lines = "\n".join(["é" * 40] * 10_000)
-    data = {"tests": [{"stdin": f"{i}\n{lines}", "stdout": f"{i}\n{lines}"} for i in range(14)]}
+    data = {"tests": [{"stdin": f"{i}\n{lines}", "stdout": f"{i}\n{lines}"} for i in range(11)]}
     program = "import sys\nsys.stdout.write(sys.stdin.read())"
     limits = CodeLimits(wall_s=280.0, output_bytes=4 << 20)
-    assert verdicts(verifier.judge(data, program, limits)) == ["passed"] * 14
+    assert verdicts(verifier.judge(data, program, limits)) == ["passed"] * 11
 
 
 # tests that are code
@@ -553,7 +553,7 @@ def test_a_loop_of_the_tests_is_not_ended_by_the_program(verifier: Verifier) -> 
 @NEEDS_BWRAP
 def test_who_stops_what_watches_it_has_waited_too_long(verifier: Verifier) -> None:
     program = "import os, signal\nos.kill(os.getppid(), signal.SIGSTOP)\nimport time\ntime.sleep(9e9)\ndef f(x): return x + 1"
-    limits = CodeLimits(cpu_s=0.5, idle_s=1.0, wall_s=6.0)
+    limits = CodeLimits(cpu_s=0.5, idle_s=1.0, wall_s=3.0)
     with contextlib.suppress(NotJudgedError):  # it was not given any time for it: no zero, but no reward either
         assert verdicts(verifier.judge(SUCC, program, limits, partial=True)) == ["timeout"] * 4
 
