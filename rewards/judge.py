@@ -66,6 +66,7 @@ class Judgement:
     error: str | None = None
     num_replies: int = 0
     num_malformed: int = 0
+    said: str = ""  # its last reply, for people
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Case:
         self.answer = parse_completion(submission.completion).content
         self.rubric: Rubric | None = None
         self.verdicts: list[Verdict] = []
-        self.problem = ""  # the newest
+        self.problem = self.said = ""  # the newest
         self.num_replies = self.num_malformed = 0
         try:
             self.rubric = task_rubric(submission.task.data, rules.rubric, submission.task.id)
@@ -152,6 +153,7 @@ class _Case:
             self.problem = reply.problem
             return True
         self.num_replies += 1
+        self.said = reply.text
         try:
             self.verdicts.append(verdict_of(reply, self.rubric, marker))
         except MalformedVerdictError as error:
@@ -165,4 +167,4 @@ class _Case:
         if self.rubric is not None and self.verdicts:
             score = sum(map(self.rubric.score, self.verdicts)) / len(self.verdicts)
         error = self.problem if score is None else None
-        return Judgement(score, tuple(self.verdicts), error, self.num_replies, self.num_malformed)
+        return Judgement(score, tuple(self.verdicts), error, self.num_replies, self.num_malformed, self.said)

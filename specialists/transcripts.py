@@ -28,6 +28,7 @@ def transcript(member: ScoredTrajectory) -> dict[str, object]:
         "reward": member.reward.score,
         "num_tokens": trajectory.num_sampled,
         "finish_reason": trajectory.finish_reason.value,
+        **({"judge": member.judgement.said} if member.judgement is not None else {}),
     }
 
 
@@ -35,7 +36,8 @@ def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Ev
     """Writes evaluations/<global_step>-<stage>.jsonl atomically: a line for each of the first tasks, its first completion.
 
     A line: {"task_id": ..., "prompt": ..., "completion": ..., "answer": ..., "correct": true, "reward": 1.0 or null,
-    "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored.
+    "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored. With a judge also
+    "judge": what it wrote.
     """
     members = [group.members[0] for group in evaluation.groups[:NUM_TRANSCRIPTS]]
     rows = [{**transcript(member), "correct": is_correct(member.reward, primary)} for member in members]

@@ -1,14 +1,10 @@
-"""The judge: strict verdicts, retries, failures that are no zeros, labels, endpoints, and the policy as its own judge."""
+"""The judge: strict verdicts, retries, failures that are no zeros, labels, and endpoints."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +18,7 @@ from rewards.result import RewardResult, ScoreStatus
 from rewards.rubric import Criterion, Rubric
 from rewards.task import Effort, Message, Role, Task
 from rewards.verdict import MalformedVerdictError, read_verdict
+from tests.chat_endpoint import said, served
 
 CLEAR = Criterion(name="clear", text="Clear?", choices={"no": 0, "partly": 1, "yes": 2})
 RUBRIC = Rubric((CLEAR, Criterion(name="right", text="Right?")))
@@ -277,44 +274,6 @@ def test_labels_that_do_not_fit_are_refused_with_their_place(row: dict[str, obje
 
 
 # ---- an endpoint
-
-
-@contextmanager
-def served(answers: Sequence[tuple[int, Any]], headers: dict[str, str] | None = None) -> Iterator[tuple[str, list[Any]]]:
-    """A local server that gives these answers in turn, the last one for ever; and what it was asked."""
-    seen: list[Any] = []
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                seen.append((self.path, self.headers.get("Authorization"), body))
-                status, answer = answers[min(len(seen), len(answers)) - 1]
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def said(text: str, reason: str = "stop") -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": reason}]}
 
 
 def ask_endpoint(config: EndpointConfig, count: int = 1) -> list[Reply]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,6 +17,7 @@ from recipes.tree import RecipeError
 from rewards.errors import UserError
 from specialists.config import SftConfig
 from specialists.data import pick_demonstrations
+from specialists.labels import LABELS
 
 SMALL = """
 model: {path: a/b}
@@ -117,6 +120,23 @@ def test_labels_are_split_by_prompt_the_same_way_for_every_seed() -> None:
     assert [e.task.id for e in one.judging] != [e.task.id for e in two.judging]
     assert sorted(e.task.id for e in one.judging) == sorted(e.task.id for e in two.judging)
     assert one.hash == two.hash
+
+
+def test_a_generator_of_labels_gives_the_same_held_out_ones_for_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(rng: random.Random, *, words: int = 40) -> dict[str, object]:
+        return {"prompt": f"word {rng.randrange(words)}", "response": rng.choice(["a", "b"]), "label": rng.choice([0, 1])}
+
+    monkeypatch.setitem(cast("dict[str, object]", LABELS), "toy", toy)
+    changes = ["judge.train.labels=toy", "judge.train.num_labels=30", "judge.train.num_held_out=10"]
+    one, two = (read_data(to_plan(recipe(JUDGE, *changes, f"seed={seed}"))) for seed in (0, 1))
+    assert (len(one.judging), len(one.judging_held_out)) == (30, 10)
+    assert {e.task.problem for e in one.judging}.isdisjoint(t.problem for t in one.judging_held_out)
+    assert one.judging_held_out == two.judging_held_out
+    assert one.judging != two.judging
+    dry = read_data(to_plan(recipe(JUDGE, *changes, "judge.train.options={words: 8}")))  # it has 16 labels in all
+    assert len(dry.judging) + len(dry.judging_held_out) == 16
+    with pytest.raises(UserError, match=r"judge\.train\.options: toy: .*wrods"):
+        read_data(to_plan(recipe(JUDGE, *changes, "judge.train.options={wrods: 8}")))
 
 
 def test_a_label_whose_prompt_is_a_held_out_task_is_held_out(folder: Path) -> None:

@@ -26,6 +26,7 @@ from specialists.grpo import JudgeGapError
 from specialists.judging import judge_part, primary_part
 from specialists.progress import Progress
 from specialists.specialist import InterruptedRun, Specialist
+from tests.chat_endpoint import said, served
 from tests.test_run import polymath, rows, without_timings
 
 pytestmark = pytest.mark.slow
@@ -267,6 +268,20 @@ def test_an_answer_that_leaves_no_room_for_its_judgement_is_a_failed_score(
 # ---- elsewhere
 
 
+def test_an_endpoint_judges_a_run_and_its_key_is_written_nowhere(
+    folder: Path, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "s3cret-key")
+    with served([(200, said("red: yes"))]) as (url, seen):
+        model = f"judge.model={{endpoint: '{url}', name: big, api_key_env: JUDGE_KEY}}"
+        run_in(folder, again, folder / "endpoint", model, "judge.train.num_prompts=0", "stages.0.steps=1")
+    (row,) = rows(folder / "endpoint", "metrics.jsonl")
+    assert (row["judge/score"], row["judge/malformed_share"]) == (1.0, 0.0)
+    assert {key for _, key, _ in seen} == {"Bearer s3cret-key"}
+    texts = [path.read_bytes() for path in (folder / "endpoint").rglob("*") if path.is_file()]
+    assert not [text for text in texts if b"s3cret-key" in text]
+
+
 def test_eval_gives_the_figures_that_the_run_ended_with(folder: Path, again: str, whole: Specialist) -> None:
     last = folder / "whole" / "checkpoints" / "last"
     out = polymath(folder, "eval", str(last), str(folder / again), "--json")
@@ -276,6 +291,8 @@ def test_eval_gives_the_figures_that_the_run_ended_with(folder: Path, again: str
 def test_the_report_shows_the_judge_before_and_after(folder: Path, trained: Specialist) -> None:
     (folder / "run" / "recipe.yaml").write_text((folder / "judge.yaml").read_text())
     page = write_report(folder / "run").read_text()
+    told = [json.loads(line) for line in sorted((folder / "run" / "evaluations").iterdir())[0].read_text().splitlines()]
+    assert any("red: " in row["judge"] for row in told)
     for words in ("accuracy on labels", "score above truth", "position bias", "Judge against the truth"):
         assert words in page
 

@@ -43,6 +43,11 @@ function card(title, one) {
     made.append(thinking);
   }
   made.append(one.answer ? block("text answer", one.answer) : make("div", "text answer none", "(no answer)"));
+  if (one.judge) {
+    const judge = make("details", "");
+    judge.append(make("summary", "", "what the judge wrote"), block("text", one.judge));
+    made.append(judge);
+  }
   return made;
 }
 

@@ -79,6 +79,7 @@ def _transcript(row: Row, chars: int) -> Values:
         "wanted": cut(_text(row, "answer"), chars),
         "reward": reward,
         "tokens": finite(row, "num_tokens"),
+        "judge": cut(_text(row, "judge"), chars),
         "finish": FINISHES.get(finish, "" if finish == "stop" else cut(finish, 100)),
     }
 
