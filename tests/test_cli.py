@@ -23,6 +23,7 @@ SURFACE = {
     "chat": "RUN|MODEL --effort{none,high} --engine{torch,vllm} --max-tokens --temperature",
     "report": "RUN --output",
     "recipes": "ACTION?{list,show,check,schema} RECIPE|key=value* --json",
+    "reward": "ACTION{try,audit}",
     "sandbox": "ACTION{run,shell,bench,ps,gc,log,image} --home",
     "doctor": "--json",
 }
@@ -56,7 +57,7 @@ def test_help_and_version_exit_0(words: list[str], capsys: pytest.CaptureFixture
 
 
 WRONG = {
-    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, sandbox, doctor; did you mean",
+    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, reward, sandbox, doctor; did you mean",
     "--bogus": "error: unrecognized arguments: --bogus",
     "run": "error: the following arguments are required: RECIPE\n",
     "run math --bogus": "error: unrecognized arguments: --bogus",

@@ -274,7 +274,8 @@ def test_threads_share_a_worker() -> None:
 def test_an_interrupt_shifts_no_reply() -> None:
     """Ctrl-C while the main thread waits for a reply that comes afterwards."""
     with worker_of(bad("time.sleep(1)")) as worker:
-        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        main = threading.main_thread().ident
+        timer = threading.Timer(0.3, signal.pthread_kill, [main, signal.SIGINT])  # as the kernel does: to the main thread
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             worker.score(said("bad"))

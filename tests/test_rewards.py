@@ -66,7 +66,7 @@ NUMBER = 3
 def value_of(reward: Reward, completion: str, task: Task | None = None) -> float | None:
     caller = Caller(SandboxConfig())
     try:
-        outcome = caller.call(reward, task or make_task(), Transcript.of(completion))
+        (outcome,) = caller.call(reward, [(task or make_task(), Transcript.of(completion))])
     finally:
         caller.close()
     assert isinstance(outcome, Score), outcome
