@@ -21,6 +21,8 @@ from recipes.schema import Recipe
 from recipes.tree import Key, RecipeError, did_you_mean, show
 from rewards.errors import UserError
 from rewards.task import Demonstration
+from sandbox.images import Images
+from sandbox.pool import HOME
 from specialists.config import ColumnsConfig, SftConfig, SourceConfig
 from specialists.example import Example
 from specialists.generators import GENERATORS
@@ -59,6 +61,7 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
         problems += [loaded.error(("data", "sources", i, *key), problem) for key, problem in found]
     problems += [loaded.error(key, problem) for key, problem in judge_problems(loaded, model_problem, styles)]
     problems += [loaded.error(key, problem) for key, problem in _mixture_problems(recipe, styles)]
+    problems += [loaded.error(key, problem) for key, problem in _image_problems(recipe)]
     for i, reward in enumerate(recipe.rewards):
         origin = loaded.tree.nearest(("rewards", i, "use")).origin
         if problem := reward_problem(reward.use, [origin.folder, Path.cwd()], reward.options, columns if are_known else None):
@@ -112,6 +115,20 @@ def _generator_problems(
             columns.update(drawn.task.data)
     except (TypeError, ValueError) as err:
         yield ("options",), f"got {show(source.options)}: {err}"
+
+
+def _image_problems(recipe: Recipe) -> Iterator[tuple[Key, str]]:
+    """Whether the boxes' image is here; on a cluster the nodes have it or not."""
+    image = recipe.sandbox.image
+    if image is not None and recipe.runtime.address is None:
+        names = [found.name for found in Images(HOME.expanduser() / "images").all()]
+        if image not in names:
+            build = f"polymath sandbox image build {image} debian"
+            near = did_you_mean(image, names)
+            yield (
+                ("sandbox", "image"),
+                f"got {show(image)}; allowed: {', '.join(names) or 'none yet'}; build one: {build}{near}",
+            )
 
 
 def _mixture_problems(recipe: Recipe, styles: set[str]) -> Iterator[tuple[Key, str]]:

@@ -74,6 +74,7 @@ class Recipe(BaseModel):
             *_engine_problems(self),
             *_judge_problems(self),
             *_runtime_problems(self.runtime),
+            *_sandbox_problems(self.sandbox),
         ]:
             text = "; ".join(f"{dotted(key)}: {problem}" for key, problem in problems)
             raise PydanticCustomError("recipe", "{text}", {"text": text, "problems": problems})
@@ -190,6 +191,19 @@ def _runtime_problems(runtime: RuntimeConfig) -> Problems:
         gpus = (claim or {}).get("GPU", 0.0)
         if gpus > 1 and gpus != int(gpus):
             yield ("runtime", "resources", kind, "GPU"), f"got {gpus:g}; allowed: whole GPUs, or a share of one, less than 1"
+
+
+def _sandbox_problems(sandbox: SandboxConfig) -> Problems:
+    if sandbox.layer == "function" and sandbox.image is not None:
+        text = (
+            f"got {show(sandbox.image)} with the function layer, which has the host's Python; allowed: null, or another layer"
+        )
+        yield ("sandbox", "image"), text
+    if sandbox.layer != "function" and sandbox.image is None:
+        text = f"got null with the {sandbox.layer} layer; allowed: an image's name (polymath sandbox image list)"
+        yield ("sandbox", "image"), text
+    if sandbox.runtime != "crun" and sandbox.layer != "container":
+        yield ("sandbox", "runtime"), f"got {sandbox.runtime} with the {sandbox.layer} layer; allowed: with the container layer"
 
 
 def _engine_problems(recipe: Recipe) -> Problems:

@@ -19,13 +19,16 @@ NUM_TRANSCRIPTS = 24  # held-out tasks come in the same order each time, so thes
 
 def transcript(member: ScoredTrajectory) -> dict[str, object]:
     """One completion for people to look at; `reward` is None where it could not be scored."""
-    trajectory = member.trajectory
+    trajectory, reward = member.trajectory, member.reward
     return {
         "task_id": trajectory.task.id,
         "prompt": trajectory.task.prompt,
         "completion": trajectory.completion,
         "answer": trajectory.task.answer,
-        "reward": member.reward.score,
+        "reward": reward.score,
+        "parts": dict(reward.parts),
+        "notes": dict(reward.notes),
+        "error": reward.error,
         "num_tokens": trajectory.num_sampled,
         "finish_reason": trajectory.finish_reason.value,
         **({"judge": member.judgement.said} if member.judgement is not None else {}),
@@ -36,6 +39,7 @@ def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Ev
     """Writes evaluations/<global_step>-<stage>.jsonl atomically: a line for each of the first tasks, its first completion.
 
     A line: {"task_id": ..., "prompt": ..., "completion": ..., "answer": ..., "correct": true, "reward": 1.0 or null,
+    "parts": {"verify": 1.0}, "notes": {"verify": "a line for people"}, "error": null or why there is no reward,
     "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored. With a judge also
     "judge": what it wrote.
     """

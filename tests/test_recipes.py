@@ -560,6 +560,21 @@ def test_what_a_reward_asks_for_is_looked_for_in_the_data(folder: Path) -> None:
     assert "g takes no option scael; allowed: scale; did you mean scale?" in line
 
 
+@pytest.mark.parametrize(
+    ("sandbox", "message"),
+    [
+        ("{layer: container}", "sandbox.image: got null with the container layer; allowed: an image's name"),
+        ("{image: debian}", 'sandbox.image: got "debian" with the function layer'),
+        ("{runtime: runsc}", "sandbox.runtime: got runsc with the function layer; allowed: with the container layer"),
+        ("{layer: container, image: no-such-image}", 'sandbox.image: got "no-such-image"; allowed: '),
+        ("{layer: containre, image: a}", "sandbox.layer"),
+    ],
+)
+def test_a_sandbox_that_cannot_be(folder: Path, sandbox: str, message: str) -> None:
+    (line,) = problems(f"{SMALL}sandbox: {sandbox}\n", files="no-such" in sandbox)
+    assert message in line
+
+
 # The JSON schema and the plan
 
 

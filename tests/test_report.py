@@ -349,7 +349,9 @@ def test_transcripts_are_written_whole_and_the_first_ones_only(tmp_path: Path) -
         tokens, floats = np.zeros(3, np.int32), np.zeros(3, np.float32)
         turns = (Turn(1, 3, FinishReason.LENGTH),)
         trajectory = Trajectory(RolloutId(0, "ab", 0), task, tokens, mask, floats, tokens, turns, "<think>né")
-        score = RewardResult(ScoreStatus.OK, 2.0, {"verify": 1.0}) if i else RewardResult(ScoreStatus.FAILED, None, error="e")
+        score = RewardResult(ScoreStatus.OK, 2.0, {"verify": 1.0}, notes={"verify": "n"})
+        if not i:
+            score = RewardResult(ScoreStatus.FAILED, None, error="e")
         groups.append(TrajectoryGroup(task, (ScoredTrajectory(trajectory, score),) * 2))
     result = Evaluation(0.5, (0.4, 0.6), 27, 2.0, None, 1, {}, {}, groups)
     path = write_transcripts(tmp_path, "grpo", 35, result, "verify")
@@ -358,7 +360,9 @@ def test_transcripts_are_written_whole_and_the_first_ones_only(tmp_path: Path) -
     assert [row["task_id"] for row in rows] == [f"t{i}" for i in range(NUM_TRANSCRIPTS)]
     assert (rows[0]["correct"], rows[0]["reward"]) == (False, None)
     expected = {"prompt": "What is 1? \ud83d", "completion": "<think>né", "answer": "1", "correct": True, "reward": 2.0}
-    assert rows[1] == {"task_id": "t1", **expected, "num_tokens": 2, "finish_reason": "length"}
+    said = {"parts": {"verify": 1.0}, "notes": {"verify": "n"}, "error": None}
+    assert rows[1] == {"task_id": "t1", **expected, **said, "num_tokens": 2, "finish_reason": "length"}
+    assert rows[0]["error"] == "e"
     assert [p.name for p in path.parent.iterdir()] == ["35-grpo.jsonl"]
     make(tmp_path, [])
     assert "\\ud83d" in page.render(read_run(tmp_path))

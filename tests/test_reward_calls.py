@@ -273,3 +273,13 @@ def test_what_a_batch_logs() -> None:
 
 def test_an_async_batch() -> None:
     assert value("async def f(completions, level): return [x / 2 for x in level]") == 1.5
+
+
+def test_the_examples_of_the_guide_load() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "rewards.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = [(block, name) for block in blocks for name in re.findall(r"^(?:async )?def (\w+)", block, re.MULTILINE)]
+    built = {name: build(source(block, name=name)).signature for block, name in names}
+    assert {name: (s.is_async, s.takes_batch) for name, s in built.items()} == {
+        "right": (False, False), "length": (False, True), "runs": (True, False),
+    }  # fmt: skip

@@ -36,6 +36,7 @@ function card(title, one) {
   const tokens = one.tokens === null ? "" : `${one.tokens} tokens`;
   const reward = one.reward === null ? "not scored" : `reward ${three(one.reward)}`;
   made.append(make("div", "meta", [reward, tokens, one.finish].filter(Boolean).join(" · ")));
+  for (const note of one.notes) made.append(make("div", "meta", note));
   if (one.thinking) {
     const thinking = make("details", "");
     thinking.open = one.thinking.length < 1500;

@@ -78,10 +78,19 @@ def _transcript(row: Row, chars: int) -> Values:
         "answer": cut(answer, chars),
         "wanted": cut(_text(row, "answer"), chars),
         "reward": reward,
+        "notes": [cut(note, chars) for note in _notes(row)],
         "tokens": finite(row, "num_tokens"),
         "judge": cut(_text(row, "judge"), chars),
         "finish": FINISHES.get(finish, "" if finish == "stop" else cut(finish, 100)),
     }
+
+
+def _notes(row: Row) -> list[str]:
+    """What rewards said of it for people, and why it has no score: the last line of an error says what it was."""
+    notes = row.get("notes")
+    found = [f"{name}: {note}" for name, note in notes.items()] if isinstance(notes, Mapping) else []
+    error = _text(row, "error").strip()
+    return [*found, *([error.splitlines()[-1]] if error else [])]
 
 
 def _text(row: Row, key: str) -> str:

@@ -223,19 +223,15 @@ def main() -> None:
         "no hangs, completions a second",
         *(f"1 % hang: {name}" for name in ("sleeping", "computing", "in C code")),
     ]
+    took = [f"{seconds:.2f} s with {'no hang' if kind == 'fine' else f'one ({kind})'}" for kind, seconds in steps.items()]
     text = (
-        "# Rewards that hang\n\n"
-        f"Written by `python -m tests.bench.hanging_rewards --write`. {CORES} cores; {arguments.count} completions a cell in "
-        f"one call, a reward of about a millisecond, one in {EVERY} calls never comes back, its deadline is {TIMEOUT_S:g} s. "
-        "Cells: completions a second, rightly failed ones included, as a share of the same way's rate without hangs (of ours, "
-        f"the median of {REPEATS} pairs measured in turns). What had not ended after {LIMIT_S:.0f} s was killed and counts "
-        "with what it had come to. The other ways are those of plain Python, as training frameworks use them.\n\n"
-        + table(header, rows)
-        + f"\nOne call waits for its slowest completion, so a step of {STEP} completions takes "
-        + ", ".join(
-            f"{seconds:.2f} s with {'no hang' if kind == 'fine' else f'one ({kind})'}" for kind, seconds in steps.items()
-        )
-        + ": one deadline, however many hang in it.\n"
+        f"# Rewards that hang\n\nWritten by `python -m tests.bench.hanging_rewards --write`. {CORES} cores; {arguments.count} "
+        f"completions a cell in one call, a reward of about a millisecond, one in {EVERY} calls never comes back, its deadline "
+        f"is {TIMEOUT_S:g} s. Cells: completions a second, rightly failed ones included, as a share of the same way's rate "
+        f"without hangs (of ours, the median of {REPEATS} pairs measured in turns). What had not ended after {LIMIT_S:.0f} s "
+        "was killed and counts with what it had come to. The other ways are those of plain Python, as training frameworks use "
+        f"them.\n\n{table(header, rows)}\nOne call waits for its slowest completion, so a step of {STEP} completions takes "
+        f"{', '.join(took)}: one deadline, however many hang in it.\n"
     )
     print(text)
     if arguments.write:
