@@ -57,7 +57,7 @@ def test_help_and_version_exit_0(words: list[str], capsys: pytest.CaptureFixture
 
 
 WRONG = {
-    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, reward, sandbox, doctor; did you mean",
+    "rn math": "error: rn: unknown command; allowed: run, resume, eval, chat, report, recipes, reward, sandbox, doctor; did",
     "--bogus": "error: unrecognized arguments: --bogus",
     "run": "error: the following arguments are required: RECIPE\n",
     "run math --bogus": "error: unrecognized arguments: --bogus",
