@@ -273,6 +273,7 @@ def test_threads_share_a_worker() -> None:
 
 def test_an_interrupt_shifts_no_reply() -> None:
     """Ctrl-C while the main thread waits for a reply that comes afterwards."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started ignoring it
     with worker_of(bad("time.sleep(1)")) as worker:
         main = threading.main_thread().ident
         timer = threading.Timer(0.3, signal.pthread_kill, [main, signal.SIGINT])  # as the kernel does: to the main thread
@@ -281,6 +282,7 @@ def test_an_interrupt_shifts_no_reply() -> None:
             worker.score(said("bad"))
         timer.join()
         assert [r.score for r in worker.score(said("xxx", "x" * 6))] == [1.0, 2.0]
+    signal.signal(signal.SIGINT, before)
 
 
 def test_close_ends_a_score_in_another_thread() -> None:
