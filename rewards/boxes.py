@@ -159,6 +159,7 @@ class Boxes:
             task.cancel()
         await asyncio.gather(*self._warming, return_exceptions=True)
         pool, self._pool = self._pool, None
+        self._kept.clear()
         self._for_calls.clear()
         if pool is not None:
             await pool.close()
@@ -193,24 +194,31 @@ class BlockingBoxes:
     @contextlib.contextmanager
     def box(self) -> Iterator[BlockingBox]:
         """As `Boxes.box`."""
+        try:
+            box = self._create()
+        except BoxLostError:  # the pool's keeper was killed
+            self.close()
+            box = self._create()
+        try:
+            yield box
+        finally:
+            with contextlib.suppress(SandboxError):
+                box.pool.release(box)
+
+    def close(self) -> None:
+        self._stack.close()
+        self._pool, self._is_warm = None, False
+
+    def _create(self) -> BlockingBox:
         spec = self._spec
         if self._pool is None:
             self._pool = self._stack.enter_context(BlockingPool(Pool(log=False, lease_s=LEASE_S)))
         elif not self._is_warm:  # a second one is wanted: from now on the next one is made while one is in use
             self._pool.wait(_warm(self._pool.pool, spec, 1))
             self._is_warm = True
-        box = self._pool.create(
+        return self._pool.create(
             spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=LABELS
         )
-        try:
-            yield box
-        finally:
-            with contextlib.suppress(SandboxError):
-                self._pool.release(box)
-
-    def close(self) -> None:
-        self._stack.close()
-        self._pool = None
 
 
 def why_not(config: SandboxConfig) -> str | None:

@@ -20,7 +20,7 @@ from rewards.parameters import Item
 from rewards.plugin import Reward
 from rewards.result import Score
 
-MAX_REASON_CHARS = 20_000  # of a traceback; its middle is left out
+MAX_REASON_CHARS = 20_000  # of a traceback or a note; its middle is left out
 
 Outcome: TypeAlias = Score | str  # of one reward: its score, or why it has none
 
@@ -58,8 +58,6 @@ class Caller:
                 value = await cast("Coroutine[Any, Any, object]", coroutine)
             return _outcomes(reward, value, items, logs)
         except self._catch as error:
-            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
-                raise
             return [reason(error, reward)] * len(items)
 
     def close(self) -> None:
@@ -156,7 +154,7 @@ def as_score(value: object) -> Score:
         if not isinstance(value.note, str):
             raise NoScoreError(f"returned the note {value.note!r:.200}; a str is expected")
         parts = {_name(name): _number(part, f"part {name!r}") for name, part in value.parts.items() if part is not None}
-        return Score(None if value.value is None else _number(value.value, "the value"), parts, value.note)
+        return Score(None if value.value is None else _number(value.value, "the value"), parts, _shortened(value.note))
     return Score(None if value is None else _number(value, ""))
 
 
@@ -189,10 +187,14 @@ def reason(error: BaseException, reward: Reward | None = None) -> str:
     if isinstance(error, NoScoreError):
         return str(error)
     trace = "".join(_own(traceback.TracebackException.from_exception(error), reward).format()).rstrip()
-    if len(trace) > MAX_REASON_CHARS:
-        half = MAX_REASON_CHARS // 2
-        trace = f"{trace[:half]}\n... {len(trace) - 2 * half} characters left out ...\n{trace[-half:]}"
-    return f"raised an error\n{trace}"
+    return f"raised an error\n{_shortened(trace)}"
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_REASON_CHARS:
+        return text
+    half = MAX_REASON_CHARS // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def _own(trace: traceback.TracebackException, reward: Reward | None) -> traceback.TracebackException:

@@ -164,12 +164,14 @@ class Dispatcher:
 
     def _look(self, one: Running, now: float, waiting: deque[Work], running: dict[int, Running], poll: select.poll) -> None:
         """Ends what is over its time or dead, and finds out whether a call that lasts makes room."""
+        if one.child.has_data():
+            return  # heard first: it may be this process that is late, after the end of another call that took long to die
         if one.work.overdue(now):
             self._remove(one, running, poll)
             self._drop(one.child)
             waiting.extendleft(reversed(one.work.end(None)))
             return
-        if one.child.ended and not one.child.has_data():
+        if one.child.ended:
             self._gone(one, waiting, running, poll, None)
             return
         next_s = LOOK_S

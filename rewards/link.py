@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-MAX_REPLY_BYTES = 4 << 20
+MAX_REPLY_BYTES = 64 << 20  # a group's notes and reasons are far below
 MAX_FDS = 4  # that travel with a request
 LOOK_S = 0.05  # between two looks whether a silent child still lives, where a process it started keeps its socket open
 _HEADER = struct.Struct("<QQ")  # number of the request, length in bytes

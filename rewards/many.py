@@ -36,8 +36,17 @@ class Call:
 class Many:
     """Runs calls on the caller's loop. `next` gives each call's number and outcomes as they come, in any order."""
 
-    def __init__(self, caller: Caller, rewards: Sequence[Reward], calls: Sequence[Call], marks: Marks, num_boxes: int) -> None:
-        self._caller, self._rewards, self._marks = caller, rewards, marks
+    def __init__(
+        self,
+        caller: Caller,
+        rewards: Sequence[Reward],
+        calls: Sequence[Call],
+        marks: Marks,
+        num_boxes: int,
+        undying: set[asyncio.Task[list[Outcome]]],
+    ) -> None:
+        """`undying`: calls of this process, of earlier requests too, that were over time and do not end."""
+        self._caller, self._rewards, self._marks, self._undying = caller, rewards, marks, undying
         self._done: asyncio.Queue[tuple[int, list[Outcome]]] = asyncio.Queue()
         self._places = {
             i: asyncio.Semaphore(num_boxes if {"box", "boxes"} & set(reward.signature.known) else MAX_AT_ONCE)
@@ -59,7 +68,8 @@ class Many:
 
     async def _beat(self) -> None:
         while True:
-            self._marks.beat()
+            if not self._undying:  # one may hold a box that others wait for: without a beat the parent ends the process
+                self._marks.beat()
             await asyncio.sleep(BEAT_S)
 
     async def _run(self, number: int, call: Call) -> None:
@@ -80,7 +90,9 @@ class Many:
                 outcomes = [f"took longer than {limit_s:g} s"] * len(call.items)
             self._done.put_nowait((number, outcomes))
             if not in_time:  # it keeps its place until it has given back what it holds
-                await asyncio.wait([task], timeout=LEAVE_S)
+                for undying in (await asyncio.wait([task], timeout=LEAVE_S))[1]:
+                    self._undying.add(undying)
+                    undying.add_done_callback(self._undying.discard)
 
     def _task(self, loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
         """Every task that a call starts belongs to that call."""

@@ -11,9 +11,9 @@ import os
 import struct
 import time
 
-_HEAD = struct.Struct("<qd")  # number of the call that runs, -1 for none, and since when it does
-_BEAT = struct.Struct("<d")  # when the loop turned last
-_CALLS = _HEAD.size + _BEAT.size
+_NUMBER = struct.Struct("@q")  # of the call that runs, -1 for none; native, so that it is written and read at one go
+_TIME = struct.Struct("@d")  # a time of `time.monotonic()`
+_SINCE, _BEAT, _CALLS = 8, 16, 24  # places of: since when the call runs, when the loop turned last, which calls have begun
 MAX_CALLS = 1 << 16
 
 
@@ -36,17 +36,19 @@ class Marks:
         return marks, fd
 
     def enter(self, number: int) -> None:
-        _HEAD.pack_into(self._map, 0, number, time.monotonic())
+        # The other side may look in between: the time comes first, so that a call never has that of one long before it.
+        _TIME.pack_into(self._map, _SINCE, time.monotonic())
+        _NUMBER.pack_into(self._map, 0, number)
 
     def leave(self) -> None:
-        _HEAD.pack_into(self._map, 0, -1, 0.0)
+        _NUMBER.pack_into(self._map, 0, -1)
 
     def beat(self) -> None:
-        _BEAT.pack_into(self._map, _HEAD.size, time.monotonic())
+        _TIME.pack_into(self._map, _BEAT, time.monotonic())
 
     @property
     def last_beat(self) -> float:
-        return float(_BEAT.unpack_from(self._map, _HEAD.size)[0])
+        return float(_TIME.unpack_from(self._map, _BEAT)[0])
 
     def begin(self, number: int) -> None:
         self._map[_CALLS + number] = 1
@@ -54,7 +56,8 @@ class Marks:
     @property
     def running(self) -> tuple[int, float] | None:
         """The call that has the loop, and since when, by `time.monotonic()`; None while the loop waits."""
-        number, since = _HEAD.unpack_from(self._map, 0)
+        (number,) = _NUMBER.unpack_from(self._map, 0)
+        (since,) = _TIME.unpack_from(self._map, _SINCE)  # after the number: it may be newer, never older
         return (number, since) if 0 <= number < self._count else None
 
     def has_begun(self, number: int) -> bool:

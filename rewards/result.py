@@ -12,7 +12,8 @@ class Score:
     """What a reward function returns where a number alone does not say enough.
 
     `value` None: the reward does not apply to this completion. `parts` are measured beside it and change no score: they are
-    the metrics `reward/FUNCTION/PART`; a part that is None is left out. `note` is a line for people, shown with the sample.
+    the metrics `reward/FUNCTION/PART`; a part that is None is left out. `note` is a line for people, shown with the sample; of
+    one that is very long the middle is left out.
 
     >>> Score(0.5, {"tests_passed": 3, "tests": 6}, note="stopped at test 4").value
     0.5

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
@@ -62,6 +63,7 @@ class Rewards:
         self.loaded: list[Reward] = []
         self.sandbox = SandboxConfig()
         self.caller: Caller | None = None
+        self._undying = set[asyncio.Task[list[Outcome]]]()  # see `Many`
 
     def load(self, source: RewardSource, sandbox: SandboxConfig) -> dict[str, Any] | str:
         """What the reward asks for, or why it does not load."""
@@ -103,7 +105,7 @@ class Rewards:
         os.close(fd)
 
         async def begin() -> Many:
-            return Many(caller, self.loaded, calls, marks, self.sandbox.num_boxes)
+            return Many(caller, self.loaded, calls, marks, self.sandbox.num_boxes, self._undying)
 
         many = caller.runner.run(begin())
         for _ in calls:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from rewards import dispatch
+from rewards import dispatch, work
+from rewards.calls import MAX_REASON_CHARS
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.isolation import check_rewards
+from rewards.marks import Marks
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult, ScoreStatus
 from rewards.score import Scorer
@@ -21,6 +26,7 @@ from rewards.transcript import Transcript
 from rl.scoring import RewardWorker
 
 TASK = Task("t/1", "math", (Message(Role.USER, "What is 6*7?"),), answer="42", data={"level": 3})
+ROOT = Path(__file__).resolve().parents[1]
 LONG_S = 60.0  # a deadline that nothing here comes near to, on any machine
 
 
@@ -75,6 +81,7 @@ BAD = {
     "await asyncio.sleep(0.05)\n    ctypes.string_at(0)": "was killed by signal 11 (SIGSEGV)",
     "raise KeyError('x')": "KeyError: 'x'",
     "raise KeyboardInterrupt": "KeyboardInterrupt",
+    "asyncio.current_task().cancel()\n    await asyncio.sleep(0)": "CancelledError",
     "return 'x'": "returned 'x' of type str",
 }
 
@@ -119,6 +126,51 @@ async def f(completion):
         results = worker.score(said("always", "once"))
     assert scores(results) == [None, None]
     assert "ended the process with exit status 7" in str(results[0].error)
+
+
+def test_a_call_that_does_not_end_and_keeps_its_box_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "STUCK_S", 0.5)
+    text = """
+from rewards import many
+many.LEAVE_S = 0.1
+async def f(completion, boxes):
+    async with boxes.box() as box:
+        while completion == "bad":
+            try: await asyncio.sleep(1000)
+            except asyncio.CancelledError: pass
+        return 1.0
+"""
+    with worker_of(source(text, 2.0), num_boxes=1) as worker:
+        results = worker.score(said("bad", "x", "xx"))
+        assert scores(results) == [None, 1.0, 1.0]
+        assert "took longer than 2 s" in str(results[0].error)
+
+
+STEPS = """
+import os, sys
+from rewards.marks import Marks
+marks = Marks(int(sys.argv[1]), 300)
+print(flush=True)
+while os.getppid() == int(sys.argv[2]):
+    for number in range(300):
+        marks.enter(number)
+        marks.leave()
+"""
+
+
+def test_marks_are_whole_whenever_they_are_read() -> None:
+    marks, fd = Marks.make(300)
+    began, seen = time.monotonic(), 0
+    words = [sys.executable, "-c", STEPS, str(fd), str(os.getpid())]
+    with subprocess.Popen(words, pass_fds=[fd], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while seen < 300:
+            if (running := marks.running) is not None:
+                assert running[1] >= began
+                seen += 1
+        process.kill()
+    os.close(fd)
 
 
 # ---- batches
@@ -217,6 +269,30 @@ def test_calls_with_a_box_never_use_more_than_there_may_be() -> None:
         assert len(worker._scorer._dispatcher._all) <= 2
 
 
+def test_a_reply_that_this_process_reads_late_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another call closes its connection and lives on: its process is waited for beyond the deadline of this one."""
+    monkeypatch.setattr(dispatch, "DYING_S", 3.0)
+    text = """
+def f(completion):
+    if completion == "bad":
+        os.closerange(3, 4096)
+        time.sleep(1000)
+    time.sleep(0.2)
+    return 1.0
+"""
+    with worker_of(source(text, 2.0), num_processes=2) as worker:
+        assert scores(worker.score(said("bad", "x"))) == [None, 1.0]
+
+
+def test_a_note_without_end_is_shortened() -> None:
+    text = "from rewards.result import Score\ndef f(completion): return Score(1.0, note='\\udc80' * len(completion))"
+    with worker_of(source(text)) as worker:
+        results = worker.score(said("x", "x" * 10_000_000, "xxx"))
+    assert scores(results) == [1.0, 1.0, 1.0]
+    assert [len(r.notes["f"]) < 2 * MAX_REASON_CHARS for r in results] == [True] * 3
+    assert "9980000 characters left out" in results[1].notes["f"]
+
+
 # ---- where nothing can be forked
 
 THREAD = "threading.Thread(target=time.sleep, args=(1000,), daemon=True, name='mine').start()\n"
@@ -278,14 +354,27 @@ def test_boxes() -> None:
     wait_for(lambda: not keepers() & mine, "boxes outlive the rewards")
 
 
-def test_a_box_that_is_lost_fails_the_score() -> None:
-    """The end of a box is no wrong answer, and others are to be had afterwards."""
-    text = """
+@pytest.mark.parametrize(
+    "text",
+    [
+        """
 async def f(completion, boxes, box):
     if completion == "bad":
         os.kill(boxes._pool._process.pid, signal.SIGKILL)
     return len((await box.exec("echo 42")).stdout.text)
-"""
+""",
+        """
+def f(completion, box):
+    if completion == "bad":
+        os.kill(box.pool.pool._process.pid, signal.SIGKILL)
+        box.exec("sleep 1000")
+    return len(box.exec("echo 42").stdout.text)
+""",
+    ],
+    ids=["async", "plain"],
+)
+def test_a_box_that_is_lost_fails_the_score(text: str) -> None:
+    """The end of a box is no wrong answer, and others are to be had afterwards."""
     before = keepers()
     with worker_of(source(text), num_boxes=1) as worker:
         results = worker.score(said("x", "bad", "x"))
