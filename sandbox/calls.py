@@ -21,7 +21,7 @@ from sandbox.errors import BoxLostError
 from sandbox.guest.frames import MAX_PAYLOAD_BYTES
 
 T = TypeVar("T")
-GRACE_S = 10.0  # beyond a command's limit, after which an agent that does not answer has lost its box
+GRACE_S = 30.0  # beyond a command's limit, after which an agent that does not answer has lost its box
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _dockerd(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         os.environ["DOCKER_HOST"] = url
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while True:
                 with contextlib.suppress(UnsupportedError):
                     docker.connect().close()

@@ -356,7 +356,7 @@ class RayNodes:
         return found
 
 
-def until(holds: Callable[[], object], what: str, limit_s: float = 30.0) -> None:
+def until(holds: Callable[[], object], what: str, limit_s: float = 120.0) -> None:
     deadline = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < deadline, what

@@ -142,7 +142,7 @@ def test_the_slurm_script_starts_its_nodes_and_passes_the_wish_to_stop_on(tmp_pa
                 while not calls.exists() or "polymath" not in calls.read_text():
                     assert process.poll() is None
                 process.terminate()
-            assert process.wait(timeout=30) == code
+            assert process.wait(timeout=120) == code
             found = calls.read_text().splitlines()
             calls.unlink()
             return found

@@ -92,7 +92,7 @@ for on in (False, True):
 def test_peak_memory_falls(tmp_path: Path) -> None:
     tiny_policy(num_hidden_layers=24).save(tmp_path)
     command = [sys.executable, "-c", PEAK, str(tmp_path)]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    out = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert out.returncode == 0, out.stderr
     plain, recomputed = json.loads(f"[{','.join(out.stdout.split())}]")
     assert recomputed < plain / 2, (plain, recomputed)

@@ -408,7 +408,7 @@ def test_the_report_imports_nothing_heavy(tmp_path: Path) -> None:
         text=True,
         cwd=tmp_path,
         env={"PYTHONPATH": str(FOLDER.parent)},
-        timeout=60,
+        timeout=300,
     )
     assert done.stderr == "0\n[]\n"
 

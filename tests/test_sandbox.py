@@ -36,7 +36,7 @@ from tests.here_fleet import HereFleet
 from tests.soak.kills import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt-get install bubblewrap")
-LATE_S = 10.0  # much less than what a command would take that is not ended, however busy the machine
+LATE_S = 40.0  # less than what a command would take that is not ended, on a busy machine that emulates another too
 LIST = "cd /tmp; printf '%s\\n' *"
 SMALL = Limits(memory_bytes=96 << 20, num_pids=32, disk_bytes=8 << 20, keep_bytes=4096, cpu_s=20.0)
 
@@ -188,7 +188,7 @@ def test_what_a_command_leaves_running_on_purpose_stays_until_another_ends_it(bo
 
 def test_a_child_that_keeps_the_pipe_and_writes_for_ever_holds_nothing_up(pool: BlockingPool, layer: dict[str, Any]) -> None:
     box = pool.create(**layer, limits=replace(SMALL, output_bytes=1 << 40))  # a busy machine may take long to be done
-    result = box.exec("yes & echo $! >&2; sleep 0.2", wall_s=20)
+    result = box.exec("yes & echo $! >&2; sleep 0.2", wall_s=100)
     assert result.verdict is Verdict.OK
     assert result.wall_s < LATE_S
     assert result.stdout.head.startswith(b"y\ny\n")
@@ -219,14 +219,15 @@ def test_processor_time_is_limited_and_counted_over_all_processes(box: BlockingB
     still_works(box)
 
 
-def test_output_is_drained_counted_and_kept_at_both_ends(box: BlockingBox) -> None:
-    result = box.exec("echo begin; head -c 50000000 /dev/zero | tr '\\0' x; echo; echo end")
+def test_output_is_drained_counted_and_kept_at_both_ends(box: BlockingBox, layer: dict[str, Any]) -> None:
+    size = 5_000_000 if layer["layer"] in ("microvm", "vm") else 50_000_000  # emulated processors take ten times as long
+    result = box.exec(f"echo begin; head -c {size} /dev/zero | tr '\\0' x; echo; echo end", wall_s=200)
     assert result.verdict is Verdict.OK
-    assert result.stdout.num_bytes == len(b"begin\n") + 50_000_000 + len(b"\nend\n")
+    assert result.stdout.num_bytes == len(b"begin\n") + size + len(b"\nend\n")
     assert result.stdout.head.startswith(b"begin\nxxx")
     assert result.stdout.tail.endswith(b"xxx\nend\n")
     assert len(result.stdout.head) + len(result.stdout.tail) == 4096
-    assert "[49995915 bytes left out]" in result.stdout.text
+    assert f"[{size - 4085} bytes left out]" in result.stdout.text
     invalid = box.exec("printf 'a\\377b'")
     assert invalid.stdout.head == b"a\xffb"
     assert invalid.stdout.text == "a\N{REPLACEMENT CHARACTER}b"
@@ -408,7 +409,7 @@ def test_a_program_that_ends_its_own_supervisor_gains_nothing(box: BlockingBox) 
     result = box.exec(
         "setsid sleep 50 & until pgrep sleep; do :; done; "
         "kill -9 $PPID || { pkill sleep; while pgrep sleep; do :; done; exit 7; }; sleep 50",
-        wall_s=20,
+        wall_s=100,
     )
     assert not result.ok
     assert time.monotonic() - start < LATE_S
@@ -539,7 +540,7 @@ def test_whoever_is_killed_leaves_nothing(home: Path, image: str, killed: str) -
             assert owner.wait(10) != 0  # without its keeper its boxes are lost
         finally:
             owner.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while left := [line for line in left_of(name) if line.split()[0].isdigit()]:  # processes go by themselves
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

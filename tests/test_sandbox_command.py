@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bub
 
 def polymath(home: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "recipes", "sandbox", "--home", str(home), *words]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=300, check=False)
 
 
 def test_run_passes_on_input_output_and_exit_code(tmp_path: Path) -> None:
