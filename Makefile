@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 STRICT ?=
 # GOMP_SPINCOUNT: torch's threads of one process do not spin while another's work.
 # Test files that run at the same time: more than two cores, since runs often wait for their own processes.
-JOBS ?= 4
+JOBS ?= 3
 
 .PHONY: help quickstart test env env-docker env-peers env-reasoning-gym env-vllm lint check fix bench soak clean
 .DEFAULT_GOAL := help
