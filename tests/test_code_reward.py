@@ -542,6 +542,31 @@ def test_broken_tests_are_a_failure_and_no_zero(verifier: Verifier) -> None:
             verifier.judge({"entry_point": "f", "asserts": asserts}, "def f(x): return x")
 
 
+FORGE = """
+import json, os, resource
+def tell(outcome):
+    os.write(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1, json.dumps(outcome).encode() + b"\\n")
+    os._exit(0)
+"""
+UNSENDABLE = {
+    "def f(xs): xs.append(1 << 2_000_000)": None,
+    "from decimal import Decimal\ndef f(xs): xs.append(Decimal('1e99999'))": None,
+    f"{FORGE}def f(xs): tell({{'status': 'value', 'value': '4', 'changed': [[0, 'no']]}})": None,
+    f"{FORGE}def f(xs): tell({{'status': 'value', 'value': '4', 'loading': True}})": None,
+    "from decimal import Decimal\ndef f(xs): return Decimal('sNaN')": {"expected": 5},
+    f"{FORGE}def f(xs): tell({{'status': 'raised', 'error': '', 'types': 5}})": {"raises": "KeyError"},
+}
+
+
+@NEEDS_BWRAP
+@pytest.mark.parametrize("program", UNSENDABLE, ids=range(len(UNSENDABLE)))
+def test_whatever_a_program_tells_it_is_judged(verifier: Verifier, program: str) -> None:
+    """What has no score leaves its group: a wrong program must not come to that."""
+    result = UNSENDABLE[program]
+    tests = {"asserts": ["xs = [1]\nassert f(xs) == 5"]} if result is None else {"tests": [{"args": [[1]], **result}]}
+    assert verifier.verify({"entry_point": "f", **tests}, block(program)).value == 0.0
+
+
 @NEEDS_BWRAP
 def test_a_loop_of_the_tests_is_not_ended_by_the_program(verifier: Verifier) -> None:
     data = {"entry_point": "f", "asserts": ["f(0)\nfor x in map(f, [1, 2]):\n    assert x == 7"]}

@@ -204,7 +204,7 @@ class _Tests:
         outcome = self.ask(["call", target, *trees])
         for place, text in outcome.get("changed") or ():
             value = arguments[place] if isinstance(place, int) else named[place]
-            _change(value, decode(from_text(text), self._of_tree))
+            _change(value, self._decoded(text))
         return self.value(outcome)
 
     def value(self, outcome: dict[str, Any]) -> Any:
@@ -217,9 +217,13 @@ class _Tests:
             raise error
         if outcome["status"] != "value":
             raise _NoAnswer(outcome["status"], outcome.get("error", ""))
+        return self._decoded(outcome["value"])
+
+    def _decoded(self, text: str) -> Any:
+        """A value of the program's."""
         try:
-            return decode(from_text(outcome["value"]), self._of_tree)
-        except NotPlain as error:
+            return decode(from_text(text), self._of_tree)
+        except NotPlain as error:  # it has told nonsense, or gone beyond what can be sent: no fault of the tests
             raise _NoAnswer("runtime_error", str(error)) from None
 
     def _of_tree(self, tree: list[Any]) -> _Handle:

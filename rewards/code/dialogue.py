@@ -52,7 +52,7 @@ async def judge_asserts(running: Running, problem: Asserts) -> list[CaseResult]:
     for _ in range(MAX_ROUNDS):
         if asked:
             outcomes = await running.session(asked, problem.entry_point)
-            if _is_for_all(outcomes[0]):
+            if outcomes[0]["status"] == CodeVerdict.COMPILE_ERROR:
                 return [failure(outcomes[0])] * len(problem.tests)
             # Those that have one keep it, though a program that draws at random may answer otherwise this time.
             answers += list(zip(asked, outcomes, strict=False))[len(answers) :] or [(asked[len(answers)], outcomes[-1])]
@@ -66,10 +66,6 @@ async def judge_asserts(running: Running, problem: Asserts) -> list[CaseResult]:
     if reply["state"] in list(CodeVerdict) and answers:
         return [CaseResult(CodeVerdict(reply["state"]), reply["error"])] * len(problem.tests)
     raise NotJudgedError(f"the tests could not be run: {reply.get('error', 'too many of their calls depend on answers')}")
-
-
-def _is_for_all(outcome: Outcome) -> bool:
-    return outcome["status"] == CodeVerdict.COMPILE_ERROR or bool(outcome.get("loading"))
 
 
 async def _check(running: Running, problem: Asserts, answers: list[tuple[str, Outcome]]) -> dict[str, Any]:

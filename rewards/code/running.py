@@ -154,10 +154,10 @@ def _is_outcome(outcome: Any) -> bool:
     if not isinstance(outcome, dict):
         return False
     status = outcome.get("status")
-    if status == "value":
-        return isinstance(outcome.get("value"), str)
-    if status == "output":
-        return isinstance(outcome.get("output"), str)
+    if not all(isinstance(outcome.get(name, []), list) for name in ("types", "changed")):
+        return False
+    if status in ("value", "output") and not outcome.get("loading"):
+        return isinstance(outcome.get(status), str)
     if not isinstance(outcome.get("error"), str):
         return False
     return status == "raised" or (status in list(CodeVerdict) and status != CodeVerdict.PASSED)

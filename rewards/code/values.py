@@ -246,6 +246,8 @@ def _of_module(tag: str, rest: Any) -> Any:
         value = decimal.Decimal(rest[0])
         if len(rest[0]) > MAX_DIGITS // 10 or (value.is_finite() and abs(value.adjusted()) > MAX_EXPONENT):
             raise NotPlain(f"a Decimal with an exponent beyond {MAX_EXPONENT}")
+        if value.is_snan():
+            raise NotPlain("a Decimal that cannot be compared")
         return value
     if tag == "F":
         import fractions
