@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.launch import run_recipe
+from recipes.load import load
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -305,6 +310,46 @@ evaluation: {num_tasks: 4, sampling: {max_tokens: 8}}
     assert sum(row["count"] for row in errors) == sum(failed)
     for row in errors:
         assert row["first_error"].endswith(("took longer than 0.5 s", "ended the process with exit status 7"))
+
+
+UNSCORED = {
+    "return float('nan')": "it returned nan; a finite number is expected",
+    "return 'right'": "it returned 'right' of type str; a number, None or a Score is expected",
+    "return True": "it returned the bool True; write float(...) around it if 1.0 and 0.0 are meant",
+    "os._exit(7)": "it ended the process with exit status 7",
+    "while True: pass": "it took longer than 0.5 s",
+}
+
+
+@pytest.mark.parametrize("body", UNSCORED)
+def test_too_many_failed_scores_stop_the_run_with_their_reason(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.py").write_text(
+        f"import os\ndef half(completion):\n    if len(completion) % 2:\n        {body}\n    return 0.0\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        """
+extends: math
+stages:
+  - {kind: grpo, name: grpo, steps: 1, num_prompts: 8, group_size: 4, max_failed_share: 0.1, sampling: {max_tokens: 4}}
+rewards:
+  - {use: half.py:half, timeout_s: 0.5}
+evaluation: {num_tasks: 16, sampling: {max_tokens: 4}}
+"""
+    )
+    small = ["data.num_train=20", "data.num_eval=16", "runtime.num_threads=1", "model.init.config.num_hidden_layers=1"]
+    monkeypatch.chdir(tmp_path)
+    assert run_recipe(load("mine.yaml", [*small, "runtime=inline"]), name=None, as_json=True) == 1
+    (run,) = (tmp_path / "runs").glob("mine-*")
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert not (run / "metrics.jsonl").read_text()
+    (failed,) = (row for row in rows(run, "events.jsonl") if row["event"] == "failed")
+    assert re.match(
+        r"step 1: \d+ of 32 completions could not be scored, more than max_failed_share 0.1; the f", failed["error"]
+    )
+    assert failed["error"].endswith(UNSCORED[body])
+    assert html.escape(UNSCORED[body]) in (run / "report.html").read_text()
 
 
 def test_a_runs_that_is_no_folder_is_the_users_error(recipe: Path, tmp_path: Path) -> None:
