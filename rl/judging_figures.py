@@ -90,7 +90,8 @@ async def label_figures(replies: Replies, rules: Rules, tasks: Sequence[Task], s
     `accuracy` and `agreement` are of the first. `order_consistency` is the share of verdicts that stay the same; sampling
     lowers it too. `position_bias`, in [-1, 1], is how much oftener the choice shown first is taken than the one shown last,
     over both orders: a choice's own merit cancels out, so it is 0 for a judge that order does not move. Both are of labels
-    that were readable both times.
+    that were readable both times. `num_labels` counts those that were answered; the others, as of an endpoint that is down,
+    are no wrong verdicts and are left out.
     """
     if not tasks:
         return {}
@@ -99,13 +100,17 @@ async def label_figures(replies: Replies, rules: Rules, tasks: Sequence[Task], s
     found = await replies([question.ask for question in (*shown, *turned)])
     verdicts = [_read(reply, question) for reply, question in zip(found, (*shown, *turned), strict=True)]
     first, second = verdicts[: len(tasks)], verdicts[len(tasks) :]
-    values = [_agreement(verdict, task) for verdict, task in zip(first, tasks, strict=True)]
-    figures = {
-        "num_labels": float(len(tasks)),
-        "accuracy": float(np.mean([is_right(v, task.data["score"]) for v, task in zip(values, tasks, strict=True)])),
-        "agreement": float(np.mean(values)),
-        "label_malformed_share": sum(verdict is None for verdict in first) / len(tasks),
-    }
+    answered = [one for one, reply in zip(zip(first, tasks, strict=True), found, strict=False) if reply.text is not None]
+    figures = {"num_labels": float(len(answered))}
+    if answered:
+        values = [_agreement(verdict, task) for verdict, task in answered]
+        figures |= {
+            "accuracy": float(
+                np.mean([is_right(v, task.data["score"]) for v, (_, task) in zip(values, answered, strict=True)])
+            ),
+            "agreement": float(np.mean(values)),
+            "label_malformed_share": sum(verdict is None for verdict, _ in answered) / len(answered),
+        }
     both = [(a, b, one, two) for a, b, one, two in zip(first, second, shown, turned, strict=True) if a and b]
     if both:
         same = [a[name] == b[name] for a, b, _, _ in both for name in a]

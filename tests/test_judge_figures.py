@@ -30,6 +30,7 @@ LABELS = [
 ]
 TASKS = [judging_task(RULES, label, Effort.NONE) for label in LABELS]
 
+DOWN = "down"  # for a choice: there is no reply
 Judge = Callable[[Sequence[str], str, random.Random], str]  # from the choices as shown and the right one
 
 
@@ -40,7 +41,8 @@ def figures(judge: Judge, tasks: Sequence[Task] = TASKS, seed: str = "0/eval") -
             text, rng = ask.messages[0].content, random.Random(ask.stream)
             right = dict(zip("ab", re.findall("> (.*)", text)[1].split(), strict=True))
             shown = [(name, choices.split(" | ")) for name, choices in re.findall(r"(\w): .* \[(.*)\]", text)]
-            found.append(Reply("\n".join(f"{name}: {judge(choices, right[name], rng)}" for name, choices in shown)))
+            lines = [f"{name}: {judge(choices, right[name], rng)}" for name, choices in shown]
+            found.append(Reply(None, "HTTP 503") if any(DOWN in line for line in lines) else Reply("\n".join(lines)))
         return found
 
     return asyncio.run(label_figures(replies, RULES, tasks, seed))
@@ -50,6 +52,13 @@ def test_a_perfect_judge_is_accurate_and_has_no_bias() -> None:
     assert figures(lambda _, right, __: right) == {
         "num_labels": 9, "accuracy": 1, "agreement": 1, "label_malformed_share": 0, "order_consistency": 1, "position_bias": 0,
     }  # fmt: skip
+
+
+def test_labels_without_a_reply_are_left_out() -> None:
+    found = figures(lambda _, right, __: DOWN if right == "good" else "bad")
+    assert (found["num_labels"], found["accuracy"], found["agreement"]) == (4, 1 / 4, 1 / 2)
+    assert found["label_malformed_share"] == 0
+    assert figures(lambda *_: DOWN) == {"num_labels": 0}
 
 
 @pytest.mark.parametrize(("place", "bias"), [(0, 1.0), (-1, -1.0), (1, 0.0)])
