@@ -63,7 +63,7 @@ class Ready:
 
 
 class Nursery:
-    """Holds the loaded rewards; one thread at a time, `kill` from any."""
+    """Holds the loaded rewards; one thread at a time."""
 
     def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> None:
         self._sources, self._sandbox = tuple(sources), sandbox
@@ -139,11 +139,6 @@ class Nursery:
             except BaseException:
                 self._end()
                 raise
-
-    def kill(self) -> None:
-        running = self._child
-        if running is not None:
-            running.kill()
 
     def close(self) -> None:
         with contextlib.suppress(ChildDiedError):

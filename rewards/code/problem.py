@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rewards.code.values import encode, to_text
+from rewards.code.values import encode
 from rewards.errors import UserError
 from rewards.task import Task
 
@@ -175,8 +175,3 @@ def defines(program: str, name: str) -> bool:
     return (
         re.search(rf"^(?:(?:async\s+)?def|class)\s+{first}\b|^{first}\s*(?::[^=\n]*)?=[^=]", program, re.MULTILINE) is not None
     )
-
-
-def size_of(test: CallTest) -> int:
-    """Characters of its arguments as they are sent."""
-    return len(to_text([test.args, test.kwargs]))
