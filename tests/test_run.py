@@ -321,21 +321,22 @@ UNSCORED = {
 }
 
 
-@pytest.mark.parametrize("body", UNSCORED)
+@pytest.mark.parametrize("body", [*list(UNSCORED)[:1], *(FULL(body) for body in list(UNSCORED)[1:3]), *list(UNSCORED)[3:]])
 def test_too_many_failed_scores_stop_the_run_with_their_reason(
     body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "half.py").write_text(
         f"import os\ndef half(completion):\n    if len(completion) % 2:\n        {body}\n    return 0.0\n"
     )
+    timeout_s = 0.5 if "0.5 s" in UNSCORED[body] else 100
     (tmp_path / "mine.yaml").write_text(
-        """
+        f"""
 extends: math
 stages:
-  - {kind: grpo, name: grpo, steps: 1, num_prompts: 8, group_size: 4, max_failed_share: 0.1, sampling: {max_tokens: 4}}
+  - {{kind: grpo, name: grpo, steps: 1, num_prompts: 8, group_size: 4, max_failed_share: 0.1, sampling: {{max_tokens: 4}}}}
 rewards:
-  - {use: half.py:half, timeout_s: 0.5}
-evaluation: {num_tasks: 16, sampling: {max_tokens: 4}}
+  - {{use: half.py:half, timeout_s: {timeout_s}}}
+evaluation: {{num_tasks: 16, sampling: {{max_tokens: 4}}}}
 """
     )
     small = ["data.num_train=20", "data.num_eval=16", "runtime.num_threads=1", "model.init.config.num_hidden_layers=1"]
