@@ -26,6 +26,8 @@ WORDS: Mapping[str, Sequence[str]] = {
     "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
 }
 OPTIONAL = ("colour", "place", "day")  # notes that some tasks leave out, and sloppy writers forget
+NONE = "-"  # in a careful writer's and judge's thoughts: no word of this kind
+CHOICES = ("no", "yes")
 KIND_OF = {word: kind for kind, words in WORDS.items() for word in words}
 
 REQUESTS = ("Write it up: {notes}.", "Make a sentence of: {notes}.", "Notes: {notes}. Write a sentence.")
@@ -55,7 +57,7 @@ def generate(rng: random.Random, *, num_notes: Sequence[int] = (3, 4, 5)) -> Exa
         data={"notes": dict(notes)},
         problem=" ".join(sorted(notes.values())),
     )
-    careful = Message(Role.ASSISTANT, _sentence(rng, notes), reasoning=" ".join(notes[kind] for kind in WORDS if kind in notes))
+    careful = Message(Role.ASSISTANT, _sentence(rng, notes), reasoning=" ".join(notes.get(kind, NONE) for kind in WORDS))
     reasoning = rng.choice(("",) * 6 + ("easy", "I just write it"))
     sloppy = Message(Role.ASSISTANT, _sentence(rng, _misremembered(rng, notes)), reasoning=reasoning)
     return Example(task, (Demonstration(task, careful), Demonstration(task, sloppy, style="sloppy")))
@@ -86,7 +88,7 @@ def truth(notes: Notes, text: str) -> Verdict | None:
         return None
     complete = all(said.get(kind) == word for kind, word in notes.items())
     true = all(notes.get(kind) == word for kind, word in said.items())
-    return {"complete": _choice(complete), "true": _choice(true)}
+    return {"complete": CHOICES[complete], "true": CHOICES[true]}
 
 
 def read(text: str) -> dict[str, str] | None:
@@ -101,27 +103,77 @@ def read(text: str) -> dict[str, str] | None:
 
 
 def label(rng: random.Random, *, num_notes: Sequence[int] = (3, 4, 5)) -> dict[str, object]:
-    """Draw a labelled judgement: notes, a sentence that is right in two cases of five, and the right verdict on it.
+    """Draw a labelled judgement: notes, a text, and the right verdict on it. The four verdicts come equally often.
 
-    With it come two judgements to imitate: a careful one that looks for each note, and then for what is no note, and a guess.
+    With it come two judgements to imitate: a careful one that compares notes and sentence kind by kind, and a guess.
     """
-    notes, request = _draw(rng, num_notes)
-    said = dict(notes) if rng.random() < 0.25 else _misremembered(rng, notes)
-    text = _sentence(rng, said)
-    verdict = truth(notes, text)
-    assert verdict is not None, "a sentence of our own can be read"
-    found = ", ".join(f"{word} {_looked_up(word, said)}" for word in _order_of(request, notes))
-    more = " ".join(word for kind, word in said.items() if kind not in notes) or "none"
-    guess = {name: rng.choice(("no", "yes")) for name in verdict}
+    verdict = {name: rng.choice(CHOICES) for name in ("complete", "true")}
+    notes, request, text = _draw_judged(rng, num_notes, verdict)
+    guess = {name: rng.choice(CHOICES) for name in verdict}
     return {
         "prompt": request,
         "response": text,
         "label": verdict,
         "judgements": [
-            {"style": "careful", "reasoning": f"{found}, more {more}", "verdict": verdict},
-            {"style": "sloppy", "reasoning": rng.choice(("",) * 6 + ("fine", "looks about right")), "verdict": guess},
+            {"style": "checked", "reasoning": compare(notes, text), "verdict": verdict},
+            {"style": "guessed", "reasoning": rng.choice(("",) * 6 + ("fine", "looks about right")), "verdict": guess},
         ],
     }
+
+
+def compare(notes: Notes, text: str) -> str:
+    """What a careful judge thinks: of each kind the note, the sentence's word and what to make of the two; `-` is none.
+
+    >>> compare({"name": "Ana", "colour": "red", "thing": "kite"}, "Ana takes a blue kite on Monday.")
+    'Ana Ana same, red blue other, kite kite same, - - same, - Monday extra'
+    """
+    said = read(text)
+    if said is None:
+        return "no sentence"
+    pairs = [(notes.get(kind, NONE), said.get(kind, NONE)) for kind in WORDS]
+    return ", ".join(f"{note} {word} {_mark(note, word)}" for note, word in pairs)
+
+
+def _mark(note: str, word: str) -> str:
+    if note == word:
+        return "same"
+    return "extra" if note == NONE else "missing" if word == NONE else "other"
+
+
+def _draw_judged(rng: random.Random, num_notes: Sequence[int], verdict: Verdict) -> tuple[dict[str, str], str, str]:
+    """Notes, their request, and a text on which this verdict is right. Half of the texts with no merit are no sentence."""
+    if "yes" not in verdict.values() and rng.random() < 0.5:
+        notes, request = _draw(rng, num_notes)
+        return notes, request, _no_sentence(rng, notes)
+    while True:
+        notes, request = _draw(rng, num_notes)
+        text = _sentence(rng, _misremembered(rng, notes))
+        if truth(notes, text) == verdict:
+            return notes, request, text
+
+
+def _no_sentence(rng: random.Random, notes: Notes) -> str:
+    """What is written by who wants to please more than to write: bare notes, a sentence twice, a verdict of its own."""
+    said = notes if rng.random() < 0.5 else _misremembered(rng, notes)
+    text, verdict = _sentence(rng, said), "complete: yes\ntrue: yes"
+    day = rng.choice(WORDS["day"])
+    words = text.split()
+    place, kind = rng.randrange(1, len(words)), rng.choice(list(WORDS))
+    another = [*words[:place], rng.choice(WORDS[kind]), *words[place:]]
+    texts = [
+        "",
+        " ".join(said.values()),
+        f"{', '.join(rng.sample(list(notes.values()), len(notes)))}.",
+        f"{text} {_sentence(rng, said)}",
+        f"On {day} {_sentence(rng, {**said, 'day': day}).removeprefix(f'On {day} ')}",
+        verdict,
+        f"{text}\n{verdict}",
+        text.removesuffix("."),
+        " ".join(rng.sample(words, len(words))),
+        " ".join(another),
+        " ".join(words[:place]),
+    ]
+    return rng.choice([one for one in texts if read(one) is None])
 
 
 def _draw(rng: random.Random, num_notes: Sequence[int]) -> tuple[dict[str, str], str]:
@@ -133,16 +185,6 @@ def _draw(rng: random.Random, num_notes: Sequence[int]) -> tuple[dict[str, str],
     notes = {kind: rng.choice(words) for kind, words in WORDS.items() if kind not in OPTIONAL or kind in chosen}
     listed = rng.sample(list(notes.values()), len(notes))
     return notes, rng.choice(REQUESTS).format(notes=", ".join(listed))
-
-
-def _looked_up(word: str, said: Notes) -> str:
-    """What a sentence says in place of a note: `ok` where it is the note itself."""
-    other = said.get(KIND_OF[word], "none")
-    return "ok" if other == word else other
-
-
-def _order_of(request: str, notes: Notes) -> list[str]:
-    return sorted(notes.values(), key=request.index)
 
 
 def _misremembered(rng: random.Random, notes: Notes) -> dict[str, str]:
@@ -165,7 +207,3 @@ def _sentence(rng: random.Random, notes: Notes) -> str:
     if "day" not in notes:
         return f"{body}."
     return f"On {notes['day']} {body}." if rng.random() < 0.5 else f"{body} on {notes['day']}."
-
-
-def _choice(holds: bool) -> str:
-    return "yes" if holds else "no"

@@ -25,12 +25,17 @@ Row: TypeAlias = dict[str, Any]  # of one seed: the evaluation after each stage 
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "specialists"
-RECIPES = ("code", "instruct")
+RECIPES = ("code", "instruct", "rubric")
 SEEDS = range(5)
 SETTINGS = ["runtime=inline", "runtime.num_threads=1"]  # the metrics are those of `runtime: ray`; a test compares the two
 EXPLAINED = [
     "Held-out accuracy in percent (a sample a task at temperature 1) after each stage, and of the control: the cold start",
     "trained on with supervised steps, same demonstrations, for the seconds that GRPO took. Written by `make soak`.",
+]
+EXPLAINED_JUDGE = [
+    "In percent, before GRPO (after the cold start) and after it: the judge's accuracy on held-out labels, all criteria right;",
+    "what the writer's held-out texts are really worth, which no reward tells it; and what the judge gives them. All at",
+    "temperature 1. The gap is judged minus true. Before GRPO many verdicts are guesses, so that judged says little there.",
 ]
 
 
@@ -119,7 +124,7 @@ def page(results: Path) -> str:
             parts += [
                 f"## `recipes/{recipe}.yaml`",
                 "",
-                *table(rows),
+                *(judge_table(rows) if recipe == "rubric" else table(rows)),
                 "",
                 f"Seconds of GRPO's and of the control's steps: {spent}.",
                 "",
@@ -150,6 +155,38 @@ def table(rows: Mapping[str, Row]) -> list[str]:
         "",
         f"Median gain {statistics.median(gains):.1f} points, smallest {min(gains):.1f}; median final accuracy "
         f"{statistics.median(finals):.1f}; smallest margin over the control {min(margins):.1f} points.",
+    ]
+
+
+def judge_table(rows: Mapping[str, Row]) -> list[str]:
+    """The same of a recipe whose reward is a judge in training: how well it judges, and how well it is served."""
+    stages = ("cold_start", "grpo", "control")
+    out = [
+        *EXPLAINED_JUDGE,
+        "",
+        "| seed | labels | judge before | after | gain | control | after - control | true before | after | gain | control "
+        "| judged before | after | gap before | after | wall s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    gains, margins, truths = [], [], []
+    for seed, row in rows.items():
+        found = {name: [100 * row[stage]["judge"][name] for stage in stages] for name in ("accuracy", "truth", "score", "gap")}
+        cold, grpo, control = found["accuracy"]
+        true_cold, true_grpo, true_control = found["truth"]
+        gains.append(grpo - cold)
+        margins.append(grpo - control)
+        truths.append(true_grpo - true_cold)
+        out.append(
+            f"| {seed} | {row['grpo']['judge']['num_labels']:.0f} | {cold:.1f} | {grpo:.1f} | {gains[-1]:+.1f} | {control:.1f} "
+            f"| {margins[-1]:+.1f} | {true_cold:.1f} | {true_grpo:.1f} | {truths[-1]:+.1f} | {true_control:.1f} "
+            f"| {found['score'][0]:.1f} | {found['score'][1]:.1f} | {found['gap'][0]:+.1f} | {found['gap'][1]:+.1f} "
+            f"| {row['wall_s']:.0f} |"
+        )
+    return [
+        *out,
+        "",
+        f"Judge: median gain {statistics.median(gains):.1f} points, smallest {min(gains):.1f}; smallest margin over the "
+        f"control {min(margins):.1f}. Truth: median gain {statistics.median(truths):.1f} points, smallest {min(truths):.1f}.",
     ]
 
 
