@@ -6,6 +6,7 @@ The model is behind `Completer`: the policy or a frozen one (`rl/judging.py`), o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from rewards.errors import UserError
 from rewards.judge_prompt import JudgePrompt
 from rewards.result import RewardResult, ScoreStatus
 from rewards.rubric import Rubric, Verdict, task_rubric
+from rewards.score import weighted_mean
 from rewards.task import Message, Task
 from rewards.transcript import parse_completion
 from rewards.verdict import MalformedVerdictError, read_verdict
@@ -119,11 +121,12 @@ def with_judgement(result: RewardResult | None, judgement: Judgement, weights: M
         return RewardResult(ScoreStatus.FAILED, None, parts, result.error, notes)
     if judgement.score is None:
         return RewardResult(ScoreStatus.FAILED, None, parts, f"{PART}: {judgement.error}", notes)
-    counted = {name: weights[name] for name in parts if name in weights}
-    scale = sum(map(abs, counted.values()))
-    if not scale:
+    total = weighted_mean(weights, parts)
+    if total is None:
         return RewardResult(ScoreStatus.FAILED, None, parts, "no reward with a weight applies", notes, is_empty=True)
-    return RewardResult(ScoreStatus.OK, sum(w * parts[name] for name, w in counted.items()) / scale, parts, notes=notes)
+    if not math.isfinite(total):
+        return RewardResult(ScoreStatus.FAILED, None, parts, f"the weighted mean of {parts} is {total}", notes)
+    return RewardResult(ScoreStatus.OK, total, parts, notes=notes)
 
 
 class _Case:

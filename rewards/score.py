@@ -78,15 +78,24 @@ def weigh(weights: Mapping[str, float], found: Mapping[int, Outcome], task: Task
     if failed is not None:
         return _failed(failed, {**values, **measured}, notes)
     assert len(found) == len(weights), "each reward has an outcome"
-    parts, scale = {**values, **measured}, sum(abs(weights[name]) for name in values)
-    if not scale:
+    parts, total = {**values, **measured}, weighted_mean(weights, values)
+    if total is None:
         kept = f"only {', '.join(values)}, of weight 0, did" if values else "every one returned None"
         error = f"no reward applies to task {task.id!r}: {kept}"
         return RewardResult(ScoreStatus.FAILED, None, parts, error, notes, is_empty=True)
-    total = sum(weights[name] * value for name, value in values.items()) / scale
     if not math.isfinite(total):
         return _failed(f"the weighted mean of {values} on task {task.id!r} is {total}, not a finite number", parts, notes)
     return RewardResult(ScoreStatus.OK, total, parts, notes=notes)
+
+
+def weighted_mean(weights: Mapping[str, float], values: Mapping[str, float]) -> float | None:
+    """sum(w r) / sum(|w|) over the values that have a weight; None where these are none, or weigh nothing.
+
+    >>> weighted_mean({"right": 1.0, "brevity": 0.25}, {"right": 1.0, "brevity": 0.5, "verify/passed_tests": 0.7})
+    0.9
+    """
+    scale = sum(abs(weights[name]) for name in values if name in weights)
+    return sum(weights[name] * value for name, value in values.items() if name in weights) / scale if scale else None
 
 
 def is_scored(result: RewardResult, primary: str) -> bool:
