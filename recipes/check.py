@@ -52,7 +52,7 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
             found = list(_data_problems(source, source.dataset, looked, answer=answer))
             styles.add(Demonstration.style)
             named = None if found else _columns_of(looked)
-            columns |= {*(named or ()), *source.columns.data}
+            columns |= {*source.columns.left(named or ()), *source.columns.data}
             are_known = are_known and named is not None
         elif source.generator is not None and source.generator in GENERATORS:
             found = _generator_problems(source, GENERATORS[source.generator], styles, columns)

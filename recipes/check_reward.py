@@ -13,8 +13,11 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from recipes.text import local
 from recipes.tree import did_you_mean, show
 from rewards.parameters import BATCH, KNOWN, OF_BATCH
+
+SHIPPED = ("rewards.math", "rewards.code", "rewards.instructions", "rewards.shaping", "rewards.state", "specialists.gym")
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -26,30 +29,32 @@ def reward_problem(
 
     `columns`: all that the data may have beside the known names; None where that is not known before it is loaded.
     """
-    place, _, function = use.rpartition(":")
+    got, (place, _, function) = f"got {show(local(use))}", use.rpartition(":")
     modules = place.split(".")
     is_file = place.endswith(".py")
     if not function.isidentifier() or not (is_file or all(part.isidentifier() for part in modules)):
-        return f"got {show(use)}; allowed: path/to/file.py:function or package.module:function"
+        return f"{got}; allowed: path/to/file.py:function or package.module:function"
     if is_file:
         looked = list(dict.fromkeys(folder / os.path.expanduser(place) for folder in folders))
         path = next((path for path in looked if os.path.isfile(path)), None)
         if path is None:
-            return f"got {show(use)}, no such file in {' nor in '.join(shown(path.parent) for path in looked)}"
+            return f"{got}, no such file in {' nor in '.join(shown(path.parent) for path in looked)}"
     else:
         path = _module_file(modules)
         if path is None:
-            return f"got {show(use)}, no such module; allowed: an importable module, or path/to/file.py:function"
+            near = did_you_mean(place, SHIPPED)
+            allowed = "a module that is installed or on PYTHONPATH, or path/to/file.py:function"
+            return f"{got}, no such module; allowed: {allowed}{near}"
     try:
         names = _defined(ast.parse(path.read_bytes(), str(path)))
     except (SyntaxError, ValueError) as err:
-        return f"got {show(use)}, but {path.name} is not valid Python: {err}"
+        return f"{got}, but {path.name} is not valid Python: {err}"
     if function in names:
         problem = _signature_problem(names[function], options, columns)
-        return f"got {show(use)}, but {problem}" if problem else None
+        return f"{got}, but {problem}" if problem else None
     functions = [name for name, node in names.items() if node is not None and not name.startswith("_")]
     near = did_you_mean(function, functions)
-    return f"got {show(use)}, but {path.name} defines no {function}; allowed: {', '.join(functions) or 'nothing'}{near}"
+    return f"{got}, but {path.name} defines no {function}; allowed: {', '.join(functions) or 'nothing'}{near}"
 
 
 def _signature_problem(function: Function | None, options: Collection[str], columns: Collection[str] | None) -> str | None:
@@ -74,7 +79,9 @@ def _signature_problem(function: Function | None, options: Collection[str], colu
     for name in [arg.arg for arg in required]:
         if columns is not None and name not in (*known, *options, *columns):
             near = did_you_mean(name, (*known, *columns))
-            allowed = f"{', '.join(known)}, options, and columns of the data ({', '.join(sorted(columns)) or 'none'})"
+            allowed = (
+                f"{', '.join(known)}, one of its options, and columns of the data ({', '.join(sorted(columns)) or 'none'})"
+            )
             return f"{function.name} asks for {name}; allowed: {allowed}{near}"
     return None
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipes.load import LoadedRecipe
-from recipes.text import safe, shorten
+from recipes.text import local, safe, shorten
 from rewards.config import RewardConfig
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer, check_rewards
@@ -147,7 +147,7 @@ def _print(scored: Sequence[Scored], use: str) -> None:
         score = "failed" if one.result.score is None else f"{one.result.score:.4g}"
         said = f"{one.sample.what}: {shorten(safe(one.sample.transcript.completion), TEXT_WIDTH)}"
         table.add_row(
-            safe(one.sample.task.id), said, score, safe("; ".join(filter(None, (parts, notes)))), f"{one.seconds:.3f}"
+            safe(local(one.sample.task.id)), said, score, safe("; ".join(filter(None, (parts, notes)))), f"{one.seconds:.3f}"
         )
     console.print(table, markup=False)
     failed = [one for one in scored if one.result.error]

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from recipes.load import LoadedRecipe
 from recipes.reward_samples import Sample, data_of, gold_of
-from recipes.text import safe, shorten
+from recipes.text import local, safe, shorten
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer, check_rewards
 from rewards.plugin import read_source
@@ -84,8 +84,8 @@ def _asked(examples: Sequence[Example], num_tasks: int | None, num_attacked: int
     """(family, name, sample) of every answer that is tried."""
     some = list(islice(examples, num_tasks))
     golds = [gold for example in some if (gold := gold_of(example)) is not None]
-    asked = [(GOLD, gold.task.id, gold) for gold in golds]
-    asked += [(EMPTY, e.task.id, Sample(e.task, Transcript.of(""), "empty")) for e in some]
+    asked = [(GOLD, gold.what, gold) for gold in golds]
+    asked += [(EMPTY, "empty", Sample(e.task, Transcript.of(""), "empty")) for e in some]
     for example in examples[:num_attacked]:
         for attack in attacks(example.task):
             sample = Sample(example.task, Transcript.of(attack.completion), attack.name)
@@ -128,7 +128,7 @@ def _as_dict(findings: Sequence[Finding], use: str) -> dict[str, Any]:
 
 def _print(findings: Sequence[Finding], problems: Sequence[Finding], use: str) -> None:
     console = Console()
-    table = Table("answers", "tried", "score 1", "between", "score 0", "no score", title=f"{safe(use)}")
+    table = Table("answers", "tried", "score 1", "between", "score 0", "no score", title=safe(local(use)))
     for family in dict.fromkeys(f.family for f in findings):
         values = [f.value for f in findings if f.family == family]
         scored = [value for value in values if value is not None]
@@ -138,7 +138,9 @@ def _print(findings: Sequence[Finding], problems: Sequence[Finding], use: str) -
     console.print(table)
     for finding in problems[:NUM_SHOWN]:
         said = shorten(safe(finding.sample.transcript.completion), 60)
-        text = f"{finding.family}, {finding.name}, task {finding.sample.task.id}: {finding.problem}; the answer: {said!r}"
+        text = (
+            f"{finding.family}, {finding.name}, task {local(finding.sample.task.id)}: {finding.problem}; the answer: {said!r}"
+        )
         console.print(safe(text), markup=False, highlight=False, soft_wrap=True)
     if len(problems) > NUM_SHOWN:
         console.print(f"... and {len(problems) - NUM_SHOWN} more; --json has them all")

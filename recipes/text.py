@@ -9,6 +9,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeAlias
 
 THINK, END_THINK = "<think>", "</think>"
@@ -29,6 +30,11 @@ def _visible(char: str) -> str:
     if char in TURNS or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
         return char.encode("unicode_escape").decode()
     return char
+
+
+def local(text: str) -> str:
+    """A path, or what begins with one, without the working folder that it lies in."""
+    return text.removeprefix(f"{Path.cwd()}/")
 
 
 def shorten(text: str, width: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,11 @@ class ColumnsConfig:
     reasoning: str | None = None  # the thinking that precedes `response`
     kind: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)  # for rewards that read other names: {asserts: test_list}
+
+    def left(self, columns: Iterable[str]) -> list[str]:
+        """Of a data set's columns those that have no place above: a task's data has them under their own names."""
+        placed = (self.prompt, self.messages, self.response, self.reasoning, *self.data.values())
+        return [name for name in columns if name not in placed]
 
 
 @dataclass(frozen=True, kw_only=True)

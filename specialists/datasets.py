@@ -121,8 +121,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
 
 def _data(columns: ColumnsConfig, row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that have no other place, and those that the recipe names, by the names that it gives them."""
-    placed = (columns.prompt, columns.messages, columns.response, columns.reasoning, *columns.data.values())
-    return {k: v for k, v in row.items() if k not in placed} | {name: row[column] for name, column in columns.data.items()}
+    return {k: row[k] for k in columns.left(row)} | {name: row[column] for name, column in columns.data.items()}
 
 
 def _answer(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> str | None:

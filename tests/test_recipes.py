@@ -517,12 +517,13 @@ BAD_REWARDS = {
     "mine": "allowed: path/to/file.py:function or package.module:function",
     "no.py:verify": "no such file in .",
     "mine.py:verfy": "but mine.py defines no verfy; allowed: verify, wait, odd, many, first; did you mean verify?",
-    "mine.py:odd": "odd asks for completon; allowed: task, transcript, completion, answer, prompt, box, boxes, options, and "
-    "columns of the data (none); did you mean completion?",
+    "mine.py:odd": "odd asks for completon; allowed: task, transcript, completion, answer, prompt, box, boxes, one of its "
+    "options, and columns of the data (none); did you mean completion?",
     "mine.py:many": "asks for boxes, which are for `async def`",
     "mine.py:first": "positional-only parameter completion",
     "broken.py:f": "broken.py is not valid Python",
-    "rewards.maths:verify": "no such module",
+    "rewards.maths:verify": "no such module; allowed: a module that is installed or on PYTHONPATH, or "
+    "path/to/file.py:function; did you mean rewards.math?",
     "rewards.math:verfy": "but math.py defines no verfy; allowed: ",
     "no_such_package.x:f": "no such module",
 }
@@ -533,7 +534,7 @@ def test_a_reward_that_is_not_there(folder: Path, use: str) -> None:
     write(REWARDS, "mine.py")
     write("def f(:", "broken.py")
     (line,) = problems(f'{SMALL}rewards:\n  - use: "{use}"\n', files=True)
-    assert line.startswith("r.yaml:8: rewards.0.use: got ")
+    assert line.startswith(f'r.yaml:8: rewards.0.use: got "{use}"')  # as it was written, not as an absolute path
     assert BAD_REWARDS[use] in line
 
 
@@ -552,7 +553,7 @@ def test_what_a_reward_asks_for_is_looked_for_in_the_data(folder: Path) -> None:
     data = SMALL.replace("generator: arithmetic", "dataset: d.jsonl, columns: {response: answer}")
     (line,) = problems(f'{data}rewards:\n  - use: "mine.py:f"\n', files=True)
     assert "f asks for level; allowed: task, transcript" in line
-    assert line.endswith("columns of the data (answer, levle, prompt); did you mean levle?")
+    assert line.endswith("columns of the data (levle); did you mean levle?")  # prompt and response have their places
     write('{"prompt": "a", "answer": "1", "level": 3}\n', "d.jsonl")
     check_files(load(write(f'{data}rewards:\n  - use: "mine.py:f"\n')))
     (line,) = problems(f'{data}rewards:\n  - use: "mine.py:g"\n    options: {{scael: 2}}\n', files=True)

@@ -73,6 +73,7 @@ def test_a_gullible_reward_and_a_wrong_gold_answer_are_found(folder: Path, capsy
     assert main(["reward", "audit", "recipe.yaml", "--num-attacked", "1"]) == 1
     assert "answer dumps, every number" in (out := capsys.readouterr().out)
     assert "do not train on this yet" in out
+    assert str(folder) not in out  # files are called as the recipe calls them
     (folder / "mine.py").write_text("def right():\n    return 0.0\n")
     assert main(["reward", "audit", "recipe.yaml", "--num-tasks", "3", "--num-attacked", "1", "--json"]) == 1
     assert {problem["family"] for problem in documents(capsys)["problems"]} == {"gold answers"}
