@@ -46,12 +46,14 @@ def reward_problem(
             allowed = "a module that is installed or on PYTHONPATH, or path/to/file.py:function"
             return f"{got}, no such module; allowed: {allowed}{near}"
     try:
-        names = _defined(ast.parse(path.read_bytes(), str(path)))
+        names = _defined(ast.parse(path.read_bytes(), str(path)).body)
     except (SyntaxError, ValueError) as err:
         return f"{got}, but {path.name} is not valid Python: {err}"
     if function in names:
         problem = _signature_problem(names[function], options, columns)
         return f"{got}, but {problem}" if problem else None
+    if "*" in names or "__getattr__" in names:  # what else the module has shows only when it is imported
+        return None
     functions = [name for name, node in names.items() if node is not None and not name.startswith("_")]
     near = did_you_mean(function, functions)
     return f"{got}, but {path.name} defines no {function}; allowed: {', '.join(functions) or 'nothing'}{near}"
@@ -97,18 +99,26 @@ def _module_file(parts: Sequence[str]) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _defined(module: ast.Module) -> dict[str, Function | None]:
-    """Names that a module's top level binds; those written with `def` have their function."""
+def _defined(body: Iterable[ast.stmt]) -> dict[str, Function | None]:
+    """Names that a module's top level may bind, in its branches too; those written with `def` have their function."""
     names: dict[str, Function | None] = {}
-    for statement in module.body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-            names[statement.name] = statement
-        elif isinstance(statement, ast.ClassDef):
-            names[statement.name] = None
-        elif isinstance(statement, ast.ImportFrom | ast.Import):
-            names.update({alias.asname or alias.name: None for alias in statement.names})
-        elif isinstance(statement, ast.Assign):
-            names.update({target.id: None for target in statement.targets if isinstance(target, ast.Name)})
+    for statement in body:
+        match statement:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                names[statement.name] = statement
+            case ast.ClassDef():
+                names[statement.name] = None
+            case ast.ImportFrom() | ast.Import():
+                names.update({alias.asname or alias.name: None for alias in statement.names})
+            case ast.Assign() | ast.AnnAssign():
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                names.update({node.id: None for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)})
+            case ast.If() | ast.Try():
+                branches = [statement.body, statement.orelse]
+                if isinstance(statement, ast.Try):
+                    branches += [statement.finalbody, *(handler.body for handler in statement.handlers)]
+                for branch in branches:
+                    names.update(_defined(branch))
     return names
 
 

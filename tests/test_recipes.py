@@ -507,6 +507,11 @@ def test_a_model_folder(folder: Path) -> None:
 
 REWARDS = """\
 from math import floor
+try:
+    from math import cbrt as root
+except ImportError:
+    if True:
+        bound: object = floor
 def verify(completion, answer, *, strict=True): ...
 async def wait(completion): ...
 def odd(completon): ...
@@ -538,13 +543,25 @@ def test_a_reward_that_is_not_there(folder: Path, use: str) -> None:
     assert BAD_REWARDS[use] in line
 
 
-@pytest.mark.parametrize("use", ["mine.py:verify", "mine.py:wait", "mine.py:floor", "rewards.math:verify"])
+GOOD_REWARDS = [
+    *(f"mine.py:{name}" for name in ("verify", "wait", "floor", "root", "bound")),
+    "rewards.math:verify",
+    "trl.rewards:think_format_reward",  # of a module that imports what it has when it is asked for
+]
+
+
+@pytest.mark.parametrize("use", GOOD_REWARDS)
 def test_a_reward_that_is_there(folder: Path, use: str) -> None:
     write(REWARDS, "deep/mine.py")
     loaded = load(write(f'{SMALL}rewards: [{{use: "{use}"}}]', "deep/r.yaml"))
     check_files(loaded)
     absolute = f"{folder}/deep/{use}" if use.startswith("mine") else use
     assert loaded.recipe.rewards[0].use == absolute
+
+
+def test_a_name_that_only_the_import_shows_is_not_judged(folder: Path) -> None:
+    write("from math import *", "mine.py")
+    check_files(load(write(f'{SMALL}rewards: [{{use: "mine.py:floor"}}]')))
 
 
 def test_what_a_reward_asks_for_is_looked_for_in_the_data(folder: Path) -> None:
