@@ -62,6 +62,8 @@ def test_tasks_in_text_get_cheats_in_text() -> None:
     randoms = [attack.completion for attack in battery if attack.family is Family.CHANCE]
     assert len(set(randoms)) == len(randoms)
     assert not any("{42}" in text for text in randoms)
+    assert {"427", "742"} <= {attack.completion for attack in battery}
+    assert not any("more" in attack.name and "digit" in attack.name for attack in attacks(replace(maths, answer="blue")))
 
 
 def program(attack: Attack) -> str:

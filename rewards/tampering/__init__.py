@@ -1,7 +1,8 @@
 """Completions that try to be rewarded without solving a task: `attacks(task)`. None of them may score.
 
-They are made of what is visible of the task, so they can be run against any task, as `polymath reward audit` does. A verifier
-that one of them fools would be fooled by a policy sooner or later. They are dangerous where they run: only ever in a box.
+They are made of what is visible of the task, and of a number for an answer with a digit more, so they can be run against any
+task, as `polymath reward audit` does. A verifier that one of them fools would be fooled by a policy sooner or later. They are
+dangerous where they run: only ever in a box.
 """
 
 from __future__ import annotations
