@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from rewards.boxes import BlockingBoxes, Boxes
 from rewards.config import SandboxConfig
-from rewards.errors import NoScoreError
+from rewards.errors import NoScoreError, UserError
 from rewards.parameters import Item
 from rewards.plugin import Reward
 from rewards.result import Score
@@ -186,6 +186,8 @@ def reason(error: BaseException, reward: Reward | None = None) -> str:
     """Why a reward has no number, from what it raised: the traceback from the user's first frame on, shortened if endless."""
     if isinstance(error, NoScoreError):
         return str(error)
+    if isinstance(error, UserError):  # of a reward that is part of Polymath: it says what is wrong with the task or the options
+        return f"cannot score this: {error}"
     trace = "".join(_own(traceback.TracebackException.from_exception(error), reward).format()).rstrip()
     return f"raised an error\n{_shortened(trace)}"
 

@@ -96,6 +96,14 @@ def test_what_cannot_be_called_is_said_when_it_loads(text: str, options: dict[st
         build(source(text, options))
 
 
+@pytest.mark.parametrize("use", ["rewards.state:verify", "rewards.code:verify"])
+def test_a_task_that_a_shipped_reward_is_not_for_is_said_in_a_line(use: str) -> None:
+    found = score(RewardSource(use, 1.0, None, "verify")).error
+    assert found is not None
+    assert found.startswith("reward 'verify' failed on task 't/1': it cannot score this: ")
+    assert "\n" not in found
+
+
 def test_options_come_from_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text("def f(scale): return scale")
     read = read_source(RewardConfig(use="m.py:f", options={"scale": 3}), [tmp_path])
