@@ -174,10 +174,11 @@ class Dispatcher:
         if one.child.ended:
             self._gone(one, waiting, running, poll, None)
             return
-        next_s = LOOK_S
+        next_s = LOOK_S  # what makes room already is looked at seldom: a look costs some tenths of a millisecond
         if waiting and one.work.holds_process and not one.is_slowed:
-            next_s = min(LOOK_S, max(LEAST_S, self._usual_s))
             self._weigh(one, now - one.began)
+            if one.is_counted:
+                next_s = min(LOOK_S, max(LEAST_S, self._usual_s))
         one.look_at = min(now + next_s, one.work.look_at)
 
     def _weigh(self, one: Running, lasted_s: float) -> None:
@@ -258,8 +259,8 @@ def _computes(pid: int) -> bool:
 
 
 def _slow(pid: int) -> None:
-    """The lowest priority, inside its session and, where the kernel schedules sessions as groups, among them."""
+    """Next to nothing while others compute; in its session and, where the kernel schedules these as groups, among them."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("19")

@@ -65,7 +65,7 @@ class IsolatedScorer:
     def __init__(
         self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None, num_processes: int | None = None
     ) -> None:
-        """Load every reward. `num_processes`: calls that compute at a time; None: as many as there are cores.
+        """Load every reward. `num_processes`: calls that compute at a time; None: one more than there are cores.
 
         Raises:
             UserError: as `Scorer`; also a reward whose loading ends the process or takes too long.
@@ -81,7 +81,7 @@ class IsolatedScorer:
         cores = len(os.sched_getaffinity(0))
         self._dispatcher = Dispatcher(
             self._nursery,
-            num_processes or (min(cores, sandbox.num_boxes) if many else cores),
+            num_processes or (min(cores, sandbox.num_boxes) if many else cores + 1),  # one more: until a call is known to hang
             sandbox.num_boxes if many else MAX_CHILDREN,
         )
 
