@@ -18,7 +18,7 @@ class RewardWorker:
     def __init__(
         self, sources: Sequence[RewardSource], sandbox: SandboxConfig | None = None, num_processes: int | None = None
     ) -> None:
-        """`num_processes`: completions that are scored at a time; None: as many as there are cores."""
+        """`num_processes`: completions that are scored at a time; None: one more than there are cores."""
         self._scorer = IsolatedScorer(sources, sandbox, num_processes)
         self.deadline_s = sum(source.timeout_s for source in sources)  # for one completion
 

@@ -215,7 +215,7 @@ def test_processor_time_is_limited_and_counted_over_all_processes(box: BlockingB
     result = box.exec(busy, wall_s=20)
     box.box.limits = SMALL
     assert result.verdict is Verdict.CPU_TIMEOUT
-    assert 0.4 <= result.cpu_s < LATE_S
+    assert 0.4 <= result.cpu_s < 10.0  # two that went on would come to more
     still_works(box)
 
 

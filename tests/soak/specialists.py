@@ -1,7 +1,8 @@
 """Five seeds of each specialist's recipe, each with its control: what GRPO adds over more supervised training.
 
-The control goes on from the same cold start with supervised steps on the same demonstrations, for at least the seconds that
-GRPO took. `python -m tests.soak.specialists code 0 1` runs these seeds, without seeds all five, without a recipe all of them.
+The control goes on from the same cold start with supervised steps on the same demonstrations: as many as fit into GRPO's
+seconds at the pace of the base stage. `python -m tests.soak.specialists code 0 1` runs these seeds, without seeds all five,
+without a recipe all of them.
 Resumable: a seed that is in docs/results/specialists/ already is not run again. Run by `make soak`.
 """
 
@@ -30,7 +31,8 @@ SEEDS = range(5)
 SETTINGS = ["runtime=inline", "runtime.num_threads=1"]  # the metrics are those of `runtime: ray`; a test compares the two
 EXPLAINED = [
     "Held-out accuracy in percent (a sample a task at temperature 1) after each stage, and of the control: the cold start",
-    "trained on with supervised steps, same demonstrations, for the seconds that GRPO took. Written by `make soak`.",
+    "trained on with supervised steps on the same demonstrations, as many as fit into GRPO's seconds at the run's own pace.",
+    "Written by `make soak`.",
 ]
 EXPLAINED_JUDGE = [
     "In percent, before GRPO (after the cold start) and after it: the judge's accuracy on held-out labels, all criteria right;",
