@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 
 class Role(StrEnum):
@@ -29,6 +29,50 @@ class Effort(StrEnum):
     MAX = "max"
 
 
+EffortLevel: TypeAlias = Effort | int  # a mode, or a number from 1 to 100: the more, the longer
+
+
+def effort_name(effort: EffortLevel) -> str:
+    """As recipes, metrics and file names have it.
+
+    >>> effort_name(Effort.MAX), effort_name(40)
+    ('max', '40')
+    """
+    return effort.value if isinstance(effort, Effort) else str(effort)
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """What a model is told of a tool.
+
+    >>> ToolSpec("add", "Adds two numbers.", {"type": "object", "properties": {"a": {"type": "number"}}}).as_dict()["type"]
+    'function'
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  # the JSON schema of an object
+
+    def as_dict(self) -> dict[str, Any]:
+        """OpenAI's shape, which chat templates read."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A tool and what it is called with, as an assistant's message holds it.
+
+    >>> ToolCall("get_weather", {"location": "Paris", "days": 5}).arguments["days"]
+    5
+    """
+
+    name: str
+    arguments: Mapping[str, Any]  # JSON values by the parameters' names, in the order in which they were written
+    id: str = ""  # by which a result names its call; "" where results come in the order of the calls
+    written: Mapping[str, str] = field(default_factory=dict)  # arguments whose JSON text was another than `json.dumps` gives
+
+
 @dataclass(frozen=True)
 class Message:
     """One message of a conversation.
@@ -40,12 +84,21 @@ class Message:
     role: Role
     content: str
     reasoning: str | None = None  # what an assistant thought before `content`; None where it did not think
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant, after its content
+    tool_call_id: str = ""  # of a tool's result: the call that it answers
 
-    def as_dict(self) -> dict[str, str]:
-        """The shape that chat templates read."""
-        out = {"role": self.role.value, "content": self.content}
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that chat templates read, which is OpenAI's, but that arguments are values and not their JSON text."""
+        out: dict[str, Any] = {"role": self.role.value, "content": self.content}
         if self.reasoning is not None:
             out["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            out["tool_calls"] = [
+                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": dict(call.arguments)}}
+                for call in self.tool_calls
+            ]
+        if self.tool_call_id:
+            out["tool_call_id"] = self.tool_call_id
         return out
 
 
@@ -66,7 +119,7 @@ class Task:
     messages: tuple[Message, ...]
     answer: str | None = None
     kind: str = ""  # the kind of problem inside the domain ("add", "gcd"); evaluation reports each kind
-    effort: Effort = Effort.HIGH
+    effort: EffortLevel = Effort.HIGH
     data: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""  # names what is asked apart from its wording; tasks of one problem are held out together
     has_messages: bool = False  # the data holds messages and no text; TRL's rewards then get messages
@@ -74,7 +127,7 @@ class Task:
     @cached_property
     def content_hash(self) -> str:
         """Hex digest of everything the model is shown: messages and effort."""
-        shown = {"messages": [m.as_dict() for m in self.messages], "effort": self.effort.value}
+        shown = {"messages": [m.as_dict() for m in self.messages], "effort": effort_name(self.effort)}
         canonical = json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
@@ -91,11 +144,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A task with an answer worth imitating; `style` says which mixture it belongs to ("careful", "sloppy", ...)."""
+    """A task with an answer worth imitating; `style` says which mixture it belongs to ("careful", "sloppy", ...).
+
+    `before` is what came between the task's messages and the answer: an assistant's tool calls, and their results.
+    """
 
     task: Task
     response: Message
     style: str = "careful"
+    before: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that came after the task's own messages."""
+        return (*self.before, self.response)
 
 
 def is_held_out(task: Task, share: float) -> bool:

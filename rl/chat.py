@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rewards.errors import UserError
-from rewards.task import Demonstration, Effort, Message, Role
+from rewards.task import Demonstration, Effort, EffortLevel, Message, Role
 from rewards.transcript import THINK, parse_completion
 
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
@@ -47,7 +47,7 @@ class ChatFormat:
         self._quoted = re.compile(f"([{''.join(self._specials)}])" if specials else NOTHING)
         self.stop_ids |= self._template_stop_ids()
 
-    def prompt_ids(self, messages: Sequence[Message], effort: Effort = Effort.HIGH) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], effort: EffortLevel = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""
         return self._encode(self._render(messages, effort, add_generation_prompt=True))
 
@@ -98,7 +98,7 @@ class ChatFormat:
         found = self._typed.search(after)
         return {int(self.tokenizer.convert_tokens_to_ids(found.group()))} if found else set()
 
-    def _render(self, messages: Sequence[Message], effort: Effort, *, add_generation_prompt: bool) -> str:
+    def _render(self, messages: Sequence[Message], effort: EffortLevel, *, add_generation_prompt: bool) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
