@@ -1,0 +1,69 @@
+"""What readers of all call syntaxes share: thinking split off, errors put into words for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rewards.task import Message, Role, ToolCall
+from rewards.transcript import END_THINK
+from rl.formats.protocol import CallError, CallErrorKind, ReadTurn
+
+EXCERPT = 60  # characters of what was found that an error shows
+
+
+class BrokenCallError(Exception):
+    """Inside of readers alone: what makes a call unreadable. `read_with` turns it into a value."""
+
+    def __init__(self, kind: CallErrorKind, problem: str, allowed: str) -> None:
+        self.error = CallError(kind, f"The tool call could not be read and nothing was run: {problem}. Allowed: {allowed}.")
+        super().__init__(self.error.text)
+
+
+def excerpt(text: str, start: int = 0) -> str:
+    """What stands there, in one short line that any tokenizer takes."""
+    if start >= len(text):
+        return "the end of the turn"
+    shown = repr(text[start : start + EXCERPT])
+    return f"{shown[:-1]}...{shown[-1]}" if len(text) - start > EXCERPT else shown
+
+
+def read_with(body_of: Callable[[str], tuple[str, list[ToolCall]]], text: str, *, thinking: bool, opening: str) -> ReadTurn:
+    """Splits off the thinking and gives the rest to `body_of`, which returns content and calls or raises BrokenCallError.
+
+    Args:
+        thinking: whether the text begins inside of the thinking.
+        opening: what calls begin with; where it stands in the thinking alone, the model has called nothing.
+    """
+    reasoning, body = None, text
+    if thinking:
+        reasoning, ended, body = text.partition(END_THINK)
+        if not ended:
+            return _unfinished(text, opening)
+    try:
+        content, calls = body_of(body)
+    except BrokenCallError as broken:
+        return ReadTurn(Message(Role.ASSISTANT, body, reasoning), broken.error)
+    message = Message(Role.ASSISTANT, content, reasoning, tuple(calls))
+    if reasoning and not calls and not content.strip() and opening in reasoning:
+        return ReadTurn(message, _call_in_thinking("inside of the thinking, and nothing came after it"))
+    return ReadTurn(message)
+
+
+def write_thinking(message: Message, *, thinking: bool) -> str:
+    """The start of a turn: what `read_with` splits off."""
+    return (message.reasoning or "") + END_THINK if thinking else ""
+
+
+def _unfinished(text: str, opening: str) -> ReadTurn:
+    message = Message(Role.ASSISTANT, "", text)
+    if opening in text:
+        return ReadTurn(message, _call_in_thinking("inside of the thinking, which never ended"))
+    problem = f"The turn ended inside of the thinking: there is no {END_THINK}, so there is neither an answer nor a tool call."
+    return ReadTurn(
+        message, CallError(CallErrorKind.UNFINISHED_THINKING, f"{problem} Close the thinking, then answer or call.")
+    )
+
+
+def _call_in_thinking(where: str) -> CallError:
+    text = f"The tool call was not run: it stands {where}. Close the thinking with {END_THINK} before calling a tool."
+    return CallError(CallErrorKind.CALL_IN_THINKING, text)
