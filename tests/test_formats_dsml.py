@@ -158,38 +158,40 @@ def test_a_block_in_the_thinking_is_no_call() -> None:
     assert unfinished.message == Message(Role.ASSISTANT, "", "so 5 and 6")
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "5.00",
-        "1e3",
-        "-0",
-        '{"a":1}',
-        '{"a": 1, "a": 2}',
-        " [1,\n 2] ",
-        '"\\ud800"',
-        '"text"',
-        '""',
-        "9" * 4000,
-        '"' + "x" * 10**6 + '"',
-    ],
-)
+SPELLED = ["5.00", "1e3", "-0", '{"a":1}', '{"a": 1, "a": 2}', " [1,\n 2] ", '"\\ud800"', '"text"', '""']
+STRINGS = {
+    "long": "x" * 10**6,
+    "begun tags": "\n<｜DSML｜param" * 10**5,
+    "begun marks": "<｜" * 10**6,
+    "NUL": "\x00",
+    "surrogate": "\ud800",
+    "a tag": "</｜DSML｜invoke>",
+}
+
+
+@pytest.mark.parametrize("value", SPELLED)
 def test_json_that_would_be_written_otherwise_is_kept_as_it_stood(value: str) -> None:
     text = block(call(parameter(value, string="false")))
     turn = read(text)
     [got] = turn.message.tool_calls
     assert got.arguments["a"] == json.loads(value)
-    assert got.written == ({} if value == "9" * 4000 else {"a": value})
+    assert got.written == {"a": value}
     assert write_turn(turn.message, thinking=False) == text
 
 
-@pytest.mark.parametrize(
-    "value", ["x" * 10**6, "\n<｜DSML｜param" * 10**5, "<｜" * 10**6, "\x00", "\ud800", "</｜DSML｜invoke>"]
-)
-def test_a_string_is_any_text(value: str) -> None:
-    text = block(call(parameter(value)))
+def test_long_json_is_read() -> None:
+    values = {"a": "9" * 4000, "b": '"' + "x" * 10**6 + '"', "c": "[" + ", ".join("0" * 10**5) + "]"}
+    text = block(call(*(parameter(value, name=name, string="false") for name, value in values.items())))
     turn = read(text)
-    assert [c.arguments for c in turn.message.tool_calls] == [{"a": value}]
+    assert [c.arguments for c in turn.message.tool_calls] == [{name: json.loads(value) for name, value in values.items()}]
+    assert write_turn(turn.message, thinking=False) == text
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_a_string_is_any_text(name: str) -> None:
+    text = block(call(parameter(STRINGS[name])))
+    turn = read(text)
+    assert [c.arguments for c in turn.message.tool_calls] == [{"a": STRINGS[name]}]
     assert write_turn(turn.message, thinking=False) == text
 
 
