@@ -100,7 +100,7 @@ class Format(Protocol):
     def read(self, text: str, effort: EffortLevel) -> ReadTurn:
         """Takes a turn apart; `text` is all that was sampled, without the token that ended it. Never raises."""
 
-    def keeps(self, messages: Sequence[Message], *, has_tools: bool) -> bool:
+    def keeps(self, messages: Sequence[Message], effort: EffortLevel, *, has_tools: bool) -> bool:
         """Whether all before stays as it is when these messages follow an answer.
 
         Where it does not, a conversation goes on from a new `prompt`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rewards.errors import UserError
 from rewards.task import Message, Role, ToolCall
 from rewards.transcript import END_THINK
 from rl.formats.protocol import CallError, CallErrorKind, ReadTurn
@@ -52,6 +53,21 @@ def read_with(body_of: Callable[[str], tuple[str, list[ToolCall]]], text: str, *
 def write_thinking(message: Message, *, thinking: bool) -> str:
     """The start of a turn: what `read_with` splits off."""
     return (message.reasoning or "") + END_THINK if thinking else ""
+
+
+def check_reads_back(message: Message, read: ReadTurn) -> None:
+    """Raises UserError unless a turn written for this message reads as the message: no model could have sampled it."""
+    found = read.message
+    if read.error is not None:
+        problem = read.error.text
+    elif (found.content, found.reasoning or "") != (message.content, message.reasoning or ""):
+        problem = f"its text holds the format's own marks: {excerpt(message.content or message.reasoning or '')}"
+    elif [(c.name, c.arguments) for c in found.tool_calls] != [(c.name, c.arguments) for c in message.tool_calls]:
+        problem = "its calls hold what is no JSON value, or the format's own marks"
+    else:
+        return
+    called = ", ".join(call.name for call in message.tool_calls) or "none"
+    raise UserError(f"an answer (calls: {called}) cannot be written so that it reads back as it is: {problem}")
 
 
 def _unfinished(text: str, opening: str) -> ReadTurn:
