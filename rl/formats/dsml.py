@@ -12,7 +12,7 @@ from typing import Any
 
 from rewards.task import Message, ToolCall
 from rl.formats.protocol import CallErrorKind, ReadTurn
-from rl.formats.reading import BrokenCallError, excerpt, read_with, write_thinking
+from rl.formats.reading import NAME, BrokenCallError, excerpt, read_with, write_thinking
 from rl.formats.strict_json import dump, read_json
 
 MARK = "｜DSML｜"
@@ -20,7 +20,7 @@ OPEN_BLOCK, CLOSE_BLOCK = f"<{MARK}tool_calls>", f"</{MARK}tool_calls>"
 CLOSE_CALL, CLOSE_PARAMETER = f"</{MARK}invoke>", f"</{MARK}parameter>"
 BLANK_LINE = "\n\n"  # between a turn's text and its calls, also where there is no text
 _OPEN_CALL, _OPEN_PARAMETER = f"<{MARK}invoke", f"<{MARK}parameter"
-_NAME = r'name="([^"<>\x00-\x1f\x7f]*)"'
+_NAME = f'name="({NAME})"'
 _CALL = re.compile(rf"{_OPEN_CALL} {_NAME}>")
 _PARAMETER = re.compile(rf'{_OPEN_PARAMETER} {_NAME} string="(true|false)">')
 _NAMED_PARAMETER = re.compile(rf"{_OPEN_PARAMETER} {_NAME}(?=[ >])")

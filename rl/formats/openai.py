@@ -11,6 +11,7 @@ from typing import Any
 from rewards.errors import UserError
 from rewards.parameters import nearest
 from rewards.task import Message, Role, ToolCall, ToolSpec
+from rl.formats.reading import is_name
 from rl.formats.strict_json import dump, read_json
 
 ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
@@ -150,7 +151,7 @@ def _json_object(data: object, where: str) -> dict[str, Any]:
 
 def _name(data: object, where: str) -> str:
     name = _text(data, where)
-    if not name or any(mark in name for mark in '"<>\n'):
+    if not is_name(name):
         raise _mistake(where, data, 'a name without ", <, > and line breaks')
     return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from rewards.errors import UserError
@@ -12,12 +13,20 @@ from rl.formats.protocol import CallError, CallErrorKind, ReadTurn
 EXCERPT = 60  # characters of what was found that an error shows
 
 
+NAME = r'[^"<>\x00-\x1f\x7f]*'  # what a tool's or a parameter's name may hold; none is empty
+_NAME = re.compile(NAME)
+
+
 class BrokenCallError(Exception):
     """Inside of readers alone: what makes a call unreadable. `read_with` turns it into a value."""
 
     def __init__(self, kind: CallErrorKind, problem: str, allowed: str) -> None:
         self.error = CallError(kind, f"The tool call could not be read and nothing was run: {problem}. Allowed: {allowed}.")
         super().__init__(self.error.text)
+
+
+def is_name(text: str) -> bool:
+    return bool(text) and _NAME.fullmatch(text) is not None
 
 
 def excerpt(text: str, start: int = 0) -> str:
