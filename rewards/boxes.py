@@ -66,9 +66,9 @@ class Boxes:
     beside those that a call takes while it has one.
     """
 
-    def __init__(self, config: SandboxConfig, *, home: Path = HOME) -> None:
-        """`home`: the sandbox's folder, which has the images."""
-        self.config, self._home = config, home
+    def __init__(self, config: SandboxConfig, *, home: Path = HOME, use: str = "rewards") -> None:
+        """`home`: the sandbox's folder, which has the images. `use`: what they are for, as `polymath sandbox ps` shows it."""
+        self.config, self._home, self._labels = config, home, {"use": use}
         self._free = asyncio.Semaphore(config.num_boxes)
         self._opening = asyncio.Lock()
         self._pool: Pool | None = None
@@ -141,7 +141,7 @@ class Boxes:
     async def _create(self, pool: Pool, spec: BoxSpec) -> Box:
         self._keep_ready(pool, spec)
         return await pool.create(
-            spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=LABELS
+            spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=self._labels
         )
 
     async def _stateless(self, pool: Pool) -> tuple[float, Box]:
@@ -151,7 +151,7 @@ class Boxes:
             if now - born < spec.ttl_s / 2:
                 return born, box
             await pool.destroy(box)
-        return now, await pool.create(spec.layer, limits=spec.limits, stateless=True, ttl_s=spec.ttl_s, labels=LABELS)
+        return now, await pool.create(spec.layer, limits=spec.limits, stateless=True, ttl_s=spec.ttl_s, labels=self._labels)
 
     async def close(self) -> None:
         """Ends every box."""

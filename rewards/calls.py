@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from numbers import Real
 from typing import Any, TypeAlias, cast
 
+from rewards.box_state import put
 from rewards.boxes import BlockingBoxes, Boxes
 from rewards.config import SandboxConfig
 from rewards.errors import NoScoreError, UserError
 from rewards.parameters import Item
 from rewards.plugin import Reward
 from rewards.result import Score
+from sandbox.box import Box
 
 MAX_REASON_CHARS = 20_000  # of a traceback or a note; its middle is left out
 
@@ -41,7 +43,7 @@ class Caller:
             return self.runner.run(self.acall(reward, items))
         logs = Logs()
         try:
-            with self._offer(reward, logs) as offered:
+            with self._offer(reward, items, logs) as offered:
                 if begun is not None and "box" in offered:
                     begun()
                 value = reward.function(**reward.signature.arguments(items, offered))
@@ -53,7 +55,7 @@ class Caller:
         """The same for an `async def`, on the runner's loop."""
         logs = Logs()
         try:
-            async with self._aoffer(reward, logs) as offered:
+            async with self._aoffer(reward, items, logs) as offered:
                 coroutine = reward.function(**reward.signature.arguments(items, offered))
                 value = await cast("Coroutine[Any, Any, object]", coroutine)
             return _outcomes(reward, value, items, logs)
@@ -70,7 +72,7 @@ class Caller:
         self.runner.close()
 
     @contextlib.contextmanager
-    def _offer(self, reward: Reward, logs: Logs) -> Iterator[Mapping[str, object]]:
+    def _offer(self, reward: Reward, items: Sequence[Item], logs: Logs) -> Iterator[Mapping[str, object]]:
         offered = logs.offered()
         if "box" not in reward.signature.known:
             yield offered
@@ -78,10 +80,11 @@ class Caller:
         if self._blocking is None:
             self._blocking = BlockingBoxes(self._sandbox)
         with self._blocking.box() as box:
+            box.pool.wait(_restore(box.box, items))
             yield {**offered, "box": box}
 
     @contextlib.asynccontextmanager
-    async def _aoffer(self, reward: Reward, logs: Logs) -> AsyncIterator[Mapping[str, object]]:
+    async def _aoffer(self, reward: Reward, items: Sequence[Item], logs: Logs) -> AsyncIterator[Mapping[str, object]]:
         offered, known = logs.offered(), reward.signature.known
         if self._boxes is None and {"box", "boxes"} & set(known):
             self._boxes = Boxes(self._sandbox)
@@ -91,7 +94,15 @@ class Caller:
             yield offered
             return
         async with self._boxes.box() as box:
+            await _restore(box, items)
             yield {**offered, "box": box}
+
+
+async def _restore(box: Box, items: Sequence[Item]) -> None:
+    """Gives the box of a reward of one completion what its agent's box held."""
+    ((_, transcript),) = items
+    if transcript.box_state is not None:
+        await put(box, transcript.box_state)
 
 
 class Logs:

@@ -21,13 +21,12 @@ from rewards.errors import UserError
 from rewards.link import ChildDiedError
 from rewards.many import Call
 from rewards.marks import MAX_CALLS
-from rewards.nursery import Nursery
 from rewards.parameters import Item, missing_column
 from rewards.plugin import RewardSource
 from rewards.result import RewardResult
 from rewards.score import part_weights, weigh
 from rewards.task import Task
-from rewards.work import BatchWork, CallsWork, OneWork, Work
+from rewards.work import BatchWork, CallsWork, OneWork, Work, nursery_of
 
 
 def check_rewards(sources: Sequence[RewardSource], sandbox: SandboxConfig, tasks: Sequence[Task], *, try_box: bool) -> None:
@@ -40,7 +39,7 @@ def check_rewards(sources: Sequence[RewardSource], sandbox: SandboxConfig, tasks
     """
     if not sources:
         return
-    nursery = Nursery(sources, sandbox)
+    nursery = nursery_of(sources, sandbox)
     try:
         loaded = nursery.open()
     finally:
@@ -75,7 +74,7 @@ class IsolatedScorer:
         sandbox = sandbox or SandboxConfig()
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
-        self._nursery = Nursery(sources, sandbox)
+        self._nursery = nursery_of(sources, sandbox)
         self._facts = self._nursery.open()
         many = any(facts["uses_boxes"] and not facts["is_async"] for facts in self._facts)
         cores = len(os.sched_getaffinity(0))

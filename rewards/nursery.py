@@ -1,8 +1,8 @@
-"""A process in which the rewards are loaded once, and its forks: a substitute for a reward's process costs milliseconds.
+"""A process in which users' code is loaded once, and its forks: a substitute for a process that hung costs milliseconds.
 
-Forks are processes of their own, in sessions of their own, which end with the process that asked for them. Where loading the
-rewards has left something that does not survive a fork, the nursery is the only process there is. Used by
-`rewards.isolation`; what the processes do with a request is in `rewards.work`.
+Forks are processes of their own, in sessions of their own, which end with the process that asked for them. Where the loading
+has left something that does not survive a fork, the nursery is the only process there is. What the processes do with a request
+is said by a module that has `serve`: `rewards.work` for rewards, `rl/tools/functions.py` for tools.
 """
 
 from __future__ import annotations
@@ -21,26 +21,40 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from rewards import child
 from rewards.child import END_LIMIT_S, Child, how_it_ended, register
-from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.link import ChildDiedError, Link, Request, reply, requests
-from rewards.plugin import RewardSource
-from rewards.work import Rewards
 
-LOAD_LIMIT_S = 120.0  # for the process to start and the first reward to load, and for each further one
+LOAD_LIMIT_S = 120.0  # for the process to start and the first part to load, and for each further one
 FORK_LIMIT_S = 60.0  # for a fork to answer, on a machine that is overloaded
 FORK_TRIES = 3
 DYING_S = 1.0  # for a process whose socket is closed already to end, so that its own exit status can be told
 
 
 @dataclass(frozen=True)
+class Part:
+    """Something to be loaded: `name` begins what is told of it, "reward 'mine.py:f': mine.py"."""
+
+    name: str
+    what: Any  # for `Served.load`
+
+
+class Served(Protocol):
+    """The process's side of what a nursery is for."""
+
+    def load(self, what: Any) -> dict[str, Any] | str:
+        """Facts of what was loaded, as JSON; or why it does not load."""
+
+    def answer(self, asked: object, fds: Sequence[int], send: Callable[[bytes], None]) -> None:
+        """Does what is asked and sends the replies."""
+
+
+@dataclass(frozen=True)
 class Load:
-    source: RewardSource
-    sandbox: SandboxConfig
+    what: Any
 
 
 @dataclass(frozen=True)
@@ -63,10 +77,11 @@ class Ready:
 
 
 class Nursery:
-    """Holds the loaded rewards; one thread at a time."""
+    """Holds what was loaded; one thread at a time."""
 
-    def __init__(self, sources: Sequence[RewardSource], sandbox: SandboxConfig) -> None:
-        self._sources, self._sandbox = tuple(sources), sandbox
+    def __init__(self, module: str, parts: Sequence[Part]) -> None:
+        """`module` has a function `serve` that calls the one below with its `Served`."""
+        self._module, self._parts = module, tuple(parts)
         self._child: Child | None = None
         self._facts: list[dict[str, Any]] = []
         self._killed: list[int] = []  # forks that nobody has reaped
@@ -78,7 +93,7 @@ class Nursery:
         return None if self._child is None else self._child.pid
 
     def open(self) -> list[dict[str, Any]]:
-        """Start the process and load every reward, where that is not so; what each asks for, as `rewards.work` says it.
+        """Start the process and load every part, where that is not so; what `Served.load` says of each.
 
         Raises:
             UserError: one does not load, ends the process or takes longer than `LOAD_LIMIT_S`.
@@ -86,9 +101,9 @@ class Nursery:
         if self._child is not None and self._child.ended:
             self._end()
         if self._child is None:
-            self._child = Child("rewards.nursery")
+            self._child = Child(self._module)
             try:
-                self._facts = [self._load(self._child, source) for source in self._sources]
+                self._facts = [self._load(self._child, part) for part in self._parts]
                 self.alone_because = self._ask(Ready(), LOAD_LIMIT_S)
             except BaseException:
                 self._end()
@@ -96,7 +111,7 @@ class Nursery:
         return self._facts
 
     def child(self) -> Link:
-        """A new process with the rewards; the nursery itself where it cannot be forked.
+        """A new process with all that was loaded; the nursery itself where it cannot be forked.
 
         Raises:
             UserError: as `open`. ChildDiedError: forks end as soon as they are there.
@@ -152,10 +167,10 @@ class Nursery:
         self._child.send(pickle.dumps(asked), deadline, fds)
         return json.loads(self._child.receive(deadline))
 
-    def _load(self, started: Child, source: RewardSource) -> dict[str, Any]:
-        where = f"reward {source.use!r}: {source.module}"
+    def _load(self, started: Child, part: Part) -> dict[str, Any]:
+        where = part.name
         try:
-            found: dict[str, Any] | str = self._ask(Load(source, self._sandbox), LOAD_LIMIT_S)
+            found: dict[str, Any] | str = self._ask(Load(part.what), LOAD_LIMIT_S)
         except TimeoutError:
             raise UserError(
                 f"{where} took longer than {LOAD_LIMIT_S:g} s to load; do the long work inside the function"
@@ -241,22 +256,22 @@ def _has_ended(pidfd: int, limit_s: float) -> bool:
     return bool(poll.poll(limit_s * 1000))
 
 
-def serve(channel: int, life: int) -> None:
-    """The nursery: loads rewards, forks itself, reaps its forks, and scores as its forks do, until its parent closes."""
+def serve(served: Served, channel: int, life: int) -> None:
+    """The nursery: loads, forks itself, reaps its forks, and answers as its forks do, until its parent closes."""
     os.dup2(1, 2)  # to nowhere, like its output: the terminal belongs to the run
-    _serve(Rewards(), channel, life)
+    _serve(served, channel, life)
 
 
-def _serve(rewards: Rewards, channel: int, life: int) -> None:
+def _serve(served: Served, channel: int, life: int) -> None:
     sock = child.settle(channel, life)
     for request in requests(sock):
-        _answer(rewards, request, life, partial(reply, sock, request.number))
+        _answer(served, request, life, partial(reply, sock, request.number))
 
 
-def _answer(rewards: Rewards, request: Request, life: int, send: Callable[[bytes], None]) -> None:
+def _answer(served: Served, request: Request, life: int, send: Callable[[bytes], None]) -> None:
     asked = pickle.loads(request.message)
     if isinstance(asked, Load):
-        send(json.dumps(rewards.load(asked.source, asked.sandbox)).encode())
+        send(json.dumps(served.load(asked.what)).encode())
     elif isinstance(asked, Ready):
         gc.collect()
         gc.freeze()  # what is there by now stays shared with the forks
@@ -265,20 +280,20 @@ def _answer(rewards: Rewards, request: Request, life: int, send: Callable[[bytes
         pid = os.fork()
         if pid == 0:
             os.close(life)
-            _be_fork(rewards, *request.fds)
+            _be_fork(served, *request.fds)
         for fd in request.fds:
             os.close(fd)
         send(json.dumps([pid, *(one for one in asked.killed if not os.waitpid(one, os.WNOHANG)[0])]).encode())
     elif isinstance(asked, Reap):
         send(json.dumps(os.waitstatus_to_exitcode(os.waitpid(asked.pid, 0)[1])).encode())
     else:
-        rewards.answer(asked, request.fds, send)
+        served.answer(asked, request.fds, send)
 
 
-def _be_fork(rewards: Rewards, channel: int, life: int) -> NoReturn:
+def _be_fork(served: Served, channel: int, life: int) -> NoReturn:
     try:
         os.setsid()
-        _serve(rewards, channel, life)
+        _serve(served, channel, life)
         os._exit(0)
     except BaseException:  # noqa: BLE001 - nothing of the nursery's may run on in here
         os._exit(1)

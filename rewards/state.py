@@ -1,44 +1,31 @@
-"""Agent success: whether a box is in the state that a task asks for, judged where the agent has no hand in it.
+"""Agent success: whether an agent left its box in the state that a task asks for, judged where the agent has no hand in it.
 
-What the agent left running is ended first. Files are read as the agent's own user and links are not followed; commands run as
-root, or in a fresh box that gets only the files to be judged. They are not for running the agent's own program, whose exit code
-and output they would believe: programs are judged by `rewards.code`. Recipes name this one `rewards.state:verify`.
+What it left is a value (`rewards/box_state.py`): files are compared here, commands run in a fresh box that gets them. They are
+not for running the agent's own program, whose exit code and output they would believe: programs are judged by `rewards.code`.
+Recipes name this one `rewards.state:verify`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rewards.box_state import BoxState, File, prepare, put, read, take
 from rewards.errors import UserError
 from rewards.parameters import nearest
 from rewards.task import Task
+from rewards.transcript import Transcript
 from sandbox.box import Box
-from sandbox.errors import UnsupportedError
 from sandbox.result import Result
-
-MAX_BYTES = 4 << 20  # of all files that one check looks at
-ROUNDS = 3  # of ending what runs; one is enough where nothing starts processes again
-ROUND_S = 0.05
 
 
 class FreshBoxes(Protocol):
     """Where boxes come from that nobody has used, such as `rewards.boxes.Boxes`."""
 
     def box(self) -> AbstractAsyncContextManager[Box]: ...
-
-
-@dataclass(frozen=True)
-class File:
-    """What is at a path of the agent's box."""
-
-    data: bytes | None  # None: a link, a folder, a device, or what the agent's user may not read
-    is_program: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,17 +55,17 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class RunCheck:
-    """What a command must come to: as root in the agent's box, or with `files` as its usual user in a fresh one.
+    """What a command must come to, as the usual user of a fresh box that gets the agent's files.
 
-    >>> RunCheck("id -u", stdout="0").files
-    ()
+    >>> RunCheck("wc -l < /tmp/work/answer", stdout="1").files is None
+    True
     """
 
     run: str
     exit_code: int = 0
     stdout: str | None = None  # all of it, but for line ends after it
     contains: str | None = None  # what it must contain
-    files: tuple[str, ...] = ()  # of the agent's box, or folders: all that the fresh box gets
+    files: tuple[str, ...] | None = None  # those of the agent, or folders, that the fresh box gets; None: all
     add: Mapping[str, str] = field(default_factory=dict)  # files that it gets after those, by path: tests, expected output
     wall_s: float | None = None  # None: as the box's limits say
 
@@ -94,22 +81,41 @@ class RunCheck:
 Check = FileCheck | RunCheck
 
 
-async def verify(task: Task, box: Box, boxes: FreshBoxes, partial: bool = False) -> float:
-    """1.0 where every one of `task.data["checks"]` holds in `box`, else 0.0; the share that holds where `partial`.
+async def verify(task: Task, transcript: Transcript, boxes: FreshBoxes, partial: bool = False) -> float:
+    """1.0 where every one of `task.data["checks"]` holds, else 0.0; the share that holds where `partial`.
+
+    A rollout that used no box has left what the task's agents begin with.
 
     Raises:
-        UserError: the task's checks are none, or a command without `files` is for a box that has a single user.
-        SandboxError: a box was lost, or could not be had.
+        UserError: the task's checks are none. SandboxError: a box was lost, or could not be had.
     """
-    return await judge(checks_of(task), box, boxes, partial=partial)
+    checks, state = checks_of(task), transcript.box_state
+    if state is None:
+        async with boxes.box() as box:
+            await prepare(box, task)
+            state = await take(box, looked_at(task))
+    return await judge(checks, state, boxes, partial=partial)
 
 
-async def judge(checks: Sequence[Check], box: Box, boxes: FreshBoxes, *, partial: bool = False) -> float:
-    """The same for checks."""
-    if not await end_what_runs(box):
-        return 0.0  # whose processes cannot be ended may change anything at any time
-    held = [await _holds(check, box, boxes) for check in checks]
+async def judge(checks: Sequence[Check], state: BoxState, boxes: FreshBoxes, *, partial: bool = False) -> float:
+    """The same for checks and a state."""
+    if state.still_runs:
+        return 0.0
+    held = [await _holds(check, state, boxes) for check in checks]
     return sum(held) / len(held) if partial else float(all(held))
+
+
+def looked_at(task: Task) -> tuple[str, ...]:
+    """The paths that the task's checks name; none where it has no checks, or they want all that there is.
+
+    >>> looked_at(Task("1", "agent", (), data={"checks": [{"file": "/a", "absent": True}, {"run": "true", "files": ["/b"]}]}))
+    ('/a', '/b')
+    """
+    try:
+        checks = checks_of(task)
+    except UserError:  # it is judged by another reward, whose column may have the same name
+        return ()
+    return tuple(path for check in checks for path in ([check.file] if isinstance(check, FileCheck) else check.files or ()))
 
 
 def checks_of(task: Task) -> list[Check]:
@@ -127,50 +133,24 @@ def checks_of(task: Task) -> list[Check]:
     return [_check(entry, f"task {task.id!r}, check {number}") for number, entry in enumerate(given, 1)]
 
 
-async def end_what_runs(box: Box) -> bool:
-    """Ends every process of the user that commands run as; whether none is left.
-
-    Functions are called in a fork of the box's agent: no program or library of the box has a part in it.
-    """
-    for number in range(ROUNDS):
-        await asyncio.sleep(number * ROUND_S)
-        await box.python(_end_all)  # ends the call as well, on layers where its supervisor is the same user
-        called = await box.python(_running)
-        if called.result.ok and called.value == []:
-            return True
-    return False
-
-
-async def _holds(check: Check, box: Box, boxes: FreshBoxes) -> bool:
+async def _holds(check: Check, state: BoxState, boxes: FreshBoxes) -> bool:
     if isinstance(check, FileCheck):
-        files = await _taken(box, [check.file])
-        return files is not None and check.holds(files.get(check.file))
-    if not check.files:
-        try:
-            ran = await box.exec(check.run, user="root", cwd="/", env={"HOME": "/root"}, wall_s=check.wall_s)
-        except UnsupportedError as error:
-            raise UserError(f"the command {check.run!r}: {error}; give it `files`, then it runs in a fresh box") from None
-        return check.holds(ran)
-    files = await _taken(box, check.files)
-    if files is None:
+        if state.knows(check.file):
+            return check.holds(state.at(check.file))
+        if state.too_large:
+            return False
+        async with boxes.box() as fresh:  # a file that is as the image has it
+            found = await read(fresh, [check.file])
+        return found is not None and check.holds(found.get(check.file))
+    if state.too_large and not (check.files is not None and all(map(state.knows, check.files))):
         return False
     async with boxes.box() as fresh:
-        for path, file in [*files.items(), *((path, File(text.encode())) for path, text in check.add.items())]:
-            if file.data is not None:
-                await fresh.write_file(path, file.data, mode=0o755 if file.is_program else 0o644)
+        if not await put(fresh, state, check.files):
+            return False
+        for path, text in check.add.items():
+            await fresh.write_file(path, text.encode())
         # Neither the folder nor the home that programs look into holds a file of the agent.
         return check.holds(await fresh.exec(check.run, cwd="/", env={"HOME": "/nonexistent"}, wall_s=check.wall_s))
-
-
-async def _taken(box: Box, paths: Sequence[str]) -> dict[str, File] | None:
-    """What is at these paths, and in these folders, by path; None where it is more than may be looked at."""
-    called = await box.python(_read, list(paths), MAX_BYTES)
-    if not called.result.ok or not isinstance(called.value, dict):
-        return None
-    return {
-        path: File(None if text is None else base64.b64decode(text), is_program)
-        for path, (text, is_program) in called.value.items()
-    }
 
 
 def _check(entry: Any, where: str) -> Check:
@@ -186,7 +166,7 @@ def _check(entry: Any, where: str) -> Check:
         if not isinstance(path, str) or not path.startswith("/"):
             raise UserError(f"{where}: got the path {path!r:.200}; it must begin with /")
     if "run" in entry:
-        return RunCheck(**{**entry, "files": tuple(entry.get("files", ()))})
+        return RunCheck(**{**entry, **({"files": tuple(entry["files"])} if "files" in entry else {})})
     if len(entry) == 1:
         raise UserError(f"{where}: says nothing of the file; give one of {', '.join(list(types)[1:])}")
     return FileCheck(**entry)
@@ -196,72 +176,3 @@ _FILE_TYPES: dict[str, Any] = {"file": str, "equals": str, "contains": str, "sha
 _RUN_TYPES: dict[str, Any] = {
     "run": str, "exit_code": int, "stdout": str, "contains": str, "files": list | tuple, "add": Mapping, "wall_s": int | float,
 }  # fmt: skip
-
-
-# What runs in the box, each alone.
-
-
-def _end_all() -> None:
-    import os
-    import signal
-
-    os.kill(-1, signal.SIGKILL)  # in one step for the kernel: no process that starts others meanwhile is left out
-
-
-def _running() -> list[int]:
-    """Processes of this user, but for this one, what supervises it, and the box's first."""
-    import os
-
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) in (1, os.getpid(), os.getppid()):
-            continue
-        try:
-            if os.stat(f"/proc/{name}").st_uid != os.getuid():
-                continue
-            with open(f"/proc/{name}/stat", "rb") as file:
-                state = file.read().rpartition(b")")[2].split()[0]
-        except OSError:  # it has just ended
-            continue
-        if state not in (b"Z", b"X"):
-            found.append(int(name))
-    return found
-
-
-def _read(paths: list[str], max_bytes: int) -> dict[str, tuple[str | None, bool]] | None:
-    """What is there, and below folders: a regular file's bytes in base64, and whether it may be run; None if too large."""
-    import base64
-    import os
-    import stat
-
-    def files(path: str) -> list[str]:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            return [path]
-        return [path, *(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)]
-
-    found: dict[str, tuple[str | None, bool]] = {}
-    left = max_bytes
-    for start in paths:
-        try:
-            inside = files(start)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            inside = [start]
-        for path in inside:
-            found[path] = None, False
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-            except OSError:  # a link, or not readable
-                continue
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                os.close(fd)
-                continue
-            with open(fd, "rb") as file:
-                data = file.read(left + 1)
-            left -= len(data)
-            if left < 0:
-                return None
-            found[path] = base64.b64encode(data).decode(), bool(mode & 0o100)
-    return found

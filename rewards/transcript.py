@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rewards.box_state import BoxState
 from rewards.task import Message, Role
 
 THINK, END_THINK = "<think>", "</think>"
@@ -24,6 +25,7 @@ class Transcript:
     num_tokens: int = 0  # sampled
     token_ids: tuple[int, ...] = ()  # those tokens, for rewards that compare or count them; nothing here reads them
     group: str = ""  # names the group that it was sampled in; a reward that takes batches gets a group at a time
+    box_state: BoxState | None = None  # what its agent's box held in the end; None: no box was used
 
     @classmethod
     def of(cls, completion: str, *, finish_reason: str = "stop", num_tokens: int = 0, group: str = "") -> Transcript:

@@ -21,6 +21,8 @@ from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.many import Call, Many
 from rewards.marks import Marks
+from rewards.nursery import Nursery, Part
+from rewards.nursery import serve as serve_in_nursery
 from rewards.parameters import Item
 from rewards.plugin import Reward, RewardSource, build
 from rewards.result import Score
@@ -56,6 +58,16 @@ class Calls:
     calls: Sequence[Call]
 
 
+def nursery_of(sources: Sequence[RewardSource], sandbox: SandboxConfig) -> Nursery:
+    """A nursery of these rewards."""
+    return Nursery("rewards.work", [Part(f"reward {source.use!r}: {source.module}", (source, sandbox)) for source in sources])
+
+
+def serve(channel: int, life: int) -> None:
+    """What its process runs."""
+    serve_in_nursery(Rewards(), channel, life)
+
+
 class Rewards:
     """The child's side: the functions loaded so far, and what they need."""
 
@@ -65,9 +77,9 @@ class Rewards:
         self.caller: Caller | None = None
         self._undying = set[asyncio.Task[list[Outcome]]]()  # see `Many`
 
-    def load(self, source: RewardSource, sandbox: SandboxConfig) -> dict[str, Any] | str:
+    def load(self, what: tuple[RewardSource, SandboxConfig]) -> dict[str, Any] | str:
         """What the reward asks for, or why it does not load."""
-        self.sandbox = sandbox
+        source, self.sandbox = what
         try:
             self.loaded.append(build(source))
         except UserError as error:

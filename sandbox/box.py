@@ -76,6 +76,11 @@ class Box:
         self._proxy: Proxy | None = None
         self._background = set[asyncio.Task[Result]]()  # a task that nobody holds may be collected while it runs
 
+    @property
+    def last_call(self) -> int:
+        """The number of the last call, 0 before the first: how far the box's command log goes."""
+        return self._calls.last
+
     async def exec(
         self,
         command: str | Sequence[str],

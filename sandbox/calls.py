@@ -52,7 +52,7 @@ class Calls:
         self.requests = itertools.count(1 << 40)  # numbers of what is asked beside calls
         self.spans = list[tuple[float, float, str]]()  # when calls began and ended, by the box's clock, and what they were
         self._log, self._resume = log, resume
-        self._last = 0
+        self.last = 0  # the number of the last call
 
     @property
     def are_logged(self) -> bool:
@@ -60,8 +60,8 @@ class Calls:
 
     def next_number(self) -> int:
         """The number of a new call."""
-        self._last += 1
-        return self._last
+        self.last += 1
+        return self.last
 
     async def logged(self, seq: int, order: dict[str, Any], payload: bytes, act: Act) -> tuple[Mapping[str, Any], bytes]:
         """What `act` comes to, or has come to: recorded before it is given. The box's own errors are answers as well."""

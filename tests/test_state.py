@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import pickle
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from rewards.box_state import BoxState, File, prepare, put, take
 from rewards.errors import UserError
 from rewards.plugin import RewardSource
 from rewards.score import Scorer
-from rewards.state import checks_of, judge, verify
+from rewards.state import checks_of, looked_at, verify
 from rewards.task import Task
 from rewards.transcript import Transcript
 from sandbox.blocking import BlockingPool
@@ -27,7 +30,7 @@ ANSWER = {"file": "/tmp/work/answer", "equals": "42\n"}
 COUNT = {"run": "wc -l < /tmp/work/answer", "stdout": "1", "files": ["/tmp/work"]}
 CHECKER = "import json\nprint(json.load(open('/tmp/work/answer')) == 42)\n"
 CHECKED = {"run": "python3 /tmp/check/run.py", "stdout": "True", "files": ["/tmp/work"], "add": {"/tmp/check/run.py": CHECKER}}
-IN_PLACE = {"run": "test -s /tmp/work/answer && id -un && python3 -c 'print(6 * 7)'", "stdout": "root\n42"}
+ALL = {"run": "cat /tmp/work/answer && python3 -c 'print(6 * 7)' && ! test -w /usr", "stdout": "42\n42"}
 QUICK = [pytest.param("function"), pytest.param("crun")]
 SLOW = [pytest.param(layer, marks=pytest.mark.full) for layer in ("runsc", "docker", "microvm", "vm")]
 
@@ -38,10 +41,6 @@ class Scene:
 
     pool: BlockingPool
     words: Mapping[str, Any]
-
-    @property
-    def has_users(self) -> bool:
-        return self.words["layer"] != "function"
 
     @contextlib.asynccontextmanager
     async def box(self) -> AsyncIterator[Box]:
@@ -54,12 +53,20 @@ class Scene:
     def score(self, agent: str, *checks: dict[str, Any], partial: bool = False) -> float:
         """What an agent gets that ran these lines of shell as its user."""
 
+        task = Task("1", "agent", (), data={"checks": list(checks)})
+
         async def run() -> float:
             async with self.box() as box:
-                await box.exec(f"mkdir -p /tmp/work && cd /tmp/work\n{agent}", env={"HOME": "/tmp"})
-                return await verify(Task("1", "agent", (), data={"checks": list(checks)}), box, self, partial)
+                await prepare(box, task)
+                await box.exec(f"cd /tmp/work\n{agent}", env={"HOME": "/tmp"})
+                state = await take(box, looked_at(task))
+            return await verify(task, said(pickle.loads(pickle.dumps(state))), self, partial)
 
         return self.pool.wait(run())
+
+
+def said(state: BoxState | None) -> Transcript:
+    return dataclasses.replace(Transcript.of("Done."), box_state=state)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +86,11 @@ def scene(request: pytest.FixtureRequest, sandbox_home: Path) -> Iterator[Scene]
 
 
 def test_an_honest_agent_scores(scene: Scene) -> None:
-    in_place = [IN_PLACE] if scene.has_users else []
     digest = "084c799cd551dd1d8d5c5f9a5d593b2e931f5e36122ee5c793c1d08a19839cc0"  # of what is in it
     by_digest = {"file": "/tmp/work/answer", "sha256": digest, "contains": "4"}
     gone = {"file": "/tmp/work/draft", "absent": True}
-    assert scene.score("echo 42 > answer", ANSWER, by_digest, gone, COUNT, CHECKED, *in_place) == 1.0
+    of_image = [{"file": "/usr/bin/env", "contains": "ELF"}, {"file": "/usr/bin/nothing", "absent": True}]
+    assert scene.score("echo 42 > answer", ANSWER, by_digest, gone, *of_image, COUNT, CHECKED, ALL) == 1.0
 
 
 def test_a_wrong_state_does_not(scene: Scene) -> None:
@@ -134,8 +141,7 @@ def test_programs_of_the_agent_are_not_run_by_those_who_judge(scene: Scene) -> N
     true
     """
     checks = [{**CHECKED, "files": files} for files in (["/tmp/work"], ["/tmp"])]
-    if scene.has_users:
-        checks += [{"run": "python3 -c 'print(open(\"/tmp/work/answer\").read())' && echo $HOME $PATH", "contains": "True"}]
+    checks += [{"run": "python3 -c 'print(open(\"/tmp/work/answer\").read())' && echo $HOME $PATH", "contains": "True"}]
     assert scene.score(trojans, *checks, partial=True) == 0.0
     assert scene.score(trojans + "echo 42 > answer", *checks[:2]) == 1.0  # an honest one does not suffer from them
 
@@ -156,21 +162,54 @@ def test_what_the_agent_left_running_changes_nothing(scene: Scene) -> None:
     assert scene.score(f"{lines}\nsleep 0.1", *checks, *checks, partial=True) <= 0.5
 
 
-def test_nothing_runs_when_files_are_looked_at(scene: Scene) -> None:
-    async def left() -> tuple[float, str]:
+def test_nothing_runs_when_files_are_taken(scene: Scene) -> None:
+    async def left() -> tuple[BoxState, str]:
         async with scene.box() as box:
-            await box.exec("mkdir /tmp/work; for i in 1 2 3 4 5 6; do setsid sleep 1000 > /dev/null 2>&1 & done")
-            score = await judge(checks_of(Task("1", "agent", (), data={"checks": [ANSWER]})), box, scene)
-            return score, (await box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout.text
+            await box.exec("for i in 1 2 3 4 5 6; do setsid sleep 1000 > /dev/null 2>&1 & done")
+            return await take(box), (await box.exec("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout.text
 
-    score, shown = scene.pool.wait(left())
-    assert score == 0.0
+    state, shown = scene.pool.wait(left())
+    assert not state.still_runs
     assert "sleep" not in shown
 
 
 def test_files_without_end_are_a_wrong_state(scene: Scene) -> None:
     assert scene.score("truncate -s 100G answer", ANSWER, COUNT, partial=True) == 0.0
-    assert scene.score("echo 42 > answer; truncate -s 100G other", CHECKED) == 0.0
+    assert scene.score("echo 42 > answer; truncate -s 100G other", CHECKED, ALL, partial=True) == 0.0
+
+
+def test_large_files_that_no_check_names_cost_nothing(scene: Scene) -> None:
+    count = {**COUNT, "files": ["/tmp/work/answer"]}
+    assert scene.score("echo 42 > answer; head -c 5000000 /dev/zero > scratch", ANSWER, count) == 1.0
+    assert scene.score("echo 42 > answer; head -c 5000000 /dev/zero > scratch", ANSWER, COUNT, ALL, partial=True) == 1 / 3
+
+
+def test_a_state_is_put_into_another_box(scene: Scene) -> None:
+    """Regular files and what may be run, and without what was deleted."""
+    files = {
+        "/tmp/a b/run": File(b"#!/bin/sh\necho ran\n", is_program=True),
+        "/tmp/work/\udcff": File(b""),
+        "/tmp/link": File(None),
+    }
+    state = BoxState(files, ("/tmp",), frozenset({"/tmp/old", "/tmp/folder"}))
+
+    async def found() -> str:
+        async with scene.box() as box:
+            await box.exec("mkdir /tmp/folder; echo 1 > /tmp/old; echo 2 > /tmp/folder/file")
+            assert await put(box, state)
+            return (await box.exec("ls -b /tmp /tmp/work; '/tmp/a b/run'")).stdout.text
+
+    assert scene.pool.wait(found()) == "/tmp:\na\\ b\nwork\n\n/tmp/work:\n\\377\nran\n"
+
+
+def test_without_a_box_the_beginning_is_judged(scene: Scene) -> None:
+    data = {"files": {"answer": "42\n"}, "setup": "wc -l < answer > lines"}
+    checks = [ANSWER, COUNT, {"file": "/tmp/work/lines", "equals": "1\n"}, {"file": "/tmp/work/lines", "absent": True}]
+    task = Task("1", "agent", (), data={**data, "checks": checks})
+    assert scene.pool.wait(verify(task, said(None), scene, partial=True)) == 0.75
+    broken = dataclasses.replace(task, data={**task.data, "setup": "echo no >&2; exit 3"})
+    with pytest.raises(UserError, match="setup: 'echo no >&2; exit 3' came to nonzero: no"):
+        scene.pool.wait(verify(broken, said(None), scene))
 
 
 def test_a_command_that_does_not_end_is_a_wrong_state(scene: Scene) -> None:
@@ -178,27 +217,39 @@ def test_a_command_that_does_not_end_is_a_wrong_state(scene: Scene) -> None:
     assert scene.score("echo 42 > answer", endless, {**endless, "run": "sleep 1000", "exit_code": 137}, partial=True) == 0.0
 
 
-def test_a_command_needs_another_user_or_files(sandbox_home: Path) -> None:
-    with BlockingPool(Pool(folder=sandbox_home, log=False)) as pool:
-        with pytest.raises(UserError, match="give it `files`, then it runs in a fresh box"):
-            Scene(pool, {"layer": "function"}).score("true", IN_PLACE)
-
-
 def test_as_a_reward_of_a_recipe() -> None:
-    """It gets a box, and takes another one for its command."""
-    checks = [{"file": "/tmp/answer", "absent": True}, {"run": "echo yes", "stdout": "yes", "files": ["/tmp"]}]
+    checks = [{"file": "/tmp/answer", "absent": True}, {"run": "cat /tmp/yes", "stdout": "yes", "files": ["/tmp"]}]
     task = Task("1", "agent", (), data={"checks": [*checks, {"file": "/tmp/answer", "equals": ""}]})
+    transcript = said(BoxState({"/tmp": File(None, is_folder=True), "/tmp/yes": File(b"yes\n")}, ("/tmp",)))
     for options, wanted in (({}, 0.0), ({"partial": True}, 2 / 3)):
         scorer = Scorer([RewardSource("rewards.state:verify", 1.0, None, "verify", 120.0, options)])
         try:
-            result = scorer.score(task, Transcript.of("Done."))
+            result = scorer.score(task, transcript)
         finally:
             scorer.close()
         assert result.score == pytest.approx(wanted), result.error
 
 
+@pytest.mark.parametrize("kind", ["def f(box): return len({})", "async def f(box): return len(await {})"])
+def test_the_box_of_a_reward_has_the_files(kind: str) -> None:
+    text = kind.format("box.read_file('/tmp/a')")
+    scorer = Scorer([RewardSource("m.py:f", 1.0, text, "f", 120.0)])
+    try:
+        results = [scorer.score(Task("1", "agent", ()), said(state)) for state in (BoxState({"/tmp/a": File(b"12345")}), None)]
+    finally:
+        scorer.close()
+    assert results[0].score == 5.0, results[0].error
+    assert "FileNotFoundError" in str(results[1].error)
+
+
+def test_what_lies_beyond_a_link_is_neither_there_nor_absent() -> None:
+    state = BoxState({"/tmp": File(None, is_folder=True), "/tmp/link": File(None)}, ("/tmp",))
+    assert state.at("/tmp/link/answer") == File(None)
+    assert state.at("/tmp/other") is None
+
+
 @pytest.mark.parametrize(
-    ("checks", "said"),
+    ("checks", "message"),
     [
         (None, "needs `checks`, a list; got None"),
         ([], r"needs `checks`, a list; got \[\]"),
@@ -215,6 +266,6 @@ def test_as_a_reward_of_a_recipe() -> None:
         ([{"run": "true", "add": {"a": ""}}], "got the path 'a'"),
     ],
 )
-def test_checks_that_are_none_are_told(checks: object, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_checks_that_are_none_are_told(checks: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         checks_of(Task("1", "agent", (), data={"checks": checks}))
