@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, EffortLevel, Message, Role
-from rewards.transcript import THINK, parse_completion
+from rewards.transcript import END_THINK, THINK, parse_completion
 
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
 NOTHING = r"(?!)"  # a pattern that never matches
@@ -56,7 +56,9 @@ class ChatFormat:
         task = demonstration.task
         prompt = self._render(task.messages, task.effort, add_generation_prompt=True)
         whole = self._render((*task.messages, demonstration.response), task.effort, add_generation_prompt=False)
-        if not whole.startswith(prompt):
+        reasoning, header = demonstration.response.reasoning, prompt.rstrip()
+        fits = not header.endswith(THINK) if reasoning is None else not header.endswith(END_THINK)
+        if not whole.startswith(prompt) or not fits:
             raise UserError(
                 f"task {task.id}: the chat template renders the answered conversation differently from the prompt, so the "
                 f"model would be trained on another text than it is asked with.\n prompt: {prompt[-80:]!r}\n answered: "

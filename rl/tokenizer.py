@@ -1,7 +1,7 @@
 """Tokenizers: training a small one on a recipe's own data, loading one from a folder, and its fingerprint.
 
-A trained tokenizer is byte-level BPE with single digits and the special tokens and chat template of DeepSeek-V4's release
-encoder (without tools), saved in Hugging Face layout; once saved it is loaded like any other.
+A trained tokenizer is byte-level BPE with single digits and the special tokens and chat template of DeepSeek-V4's format,
+saved in Hugging Face layout; once saved it is loaded like any other.
 """
 
 from __future__ import annotations
@@ -16,38 +16,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from rewards.errors import UserError
 from rewards.transcript import END_THINK, THINK
-
-BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
-USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
-TOOLS = "｜DSML｜"
-
-# Thinking of turns before the last user message is dropped, as the published format does when there are no tools.
-CHAT_TEMPLATE = f"""
-{{{{- '{BOS}' -}}}}
-{{%- set last_user = namespace(index=-1) -%}}
-{{%- for m in messages -%}}
-    {{%- if m.role == 'user' -%}}{{%- set last_user.index = loop.index0 -%}}{{%- endif -%}}
-{{%- endfor -%}}
-{{%- for m in messages -%}}
-    {{%- if m.role == 'user' -%}}{{{{- '{USER}' + m.content -}}}}
-    {{%- elif m.role == 'assistant' -%}}
-        {{{{- '{ASSISTANT}' -}}}}
-        {{%- if m.reasoning_content is defined and loop.index0 > last_user.index -%}}
-            {{{{- '{THINK}' + m.reasoning_content -}}}}
-        {{%- endif -%}}
-        {{{{- '{END_THINK}' + m.content + '{EOS}' -}}}}
-    {{%- else -%}}{{{{- m.content -}}}}{{%- endif -%}}
-{{%- endfor -%}}
-{{%- if add_generation_prompt -%}}
-    {{{{- '{ASSISTANT}' -}}}}
-    {{%- if enable_thinking is not defined or enable_thinking -%}}{{{{- '{THINK}' -}}}}
-    {{%- else -%}}{{{{- '{END_THINK}' -}}}}{{%- endif -%}}
-{{%- endif -%}}
-""".strip()
+from rl.formats.dsml import MARK as TOOLS
+from rl.formats.v4 import ASSISTANT, BOS, EOS, USER
+from rl.formats.v4_template import chat_template
+from rl.formats.wording import Wording
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most `vocab_size` entries. Every byte has a token, so any text can be encoded."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, wording: Wording | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocab_size` entries. Every byte has a token, so any text can be encoded.
+
+    Its chat template has this wording of tools and efforts, or the shipped one.
+    """
     specials = [BOS, EOS, USER, ASSISTANT, THINK, END_THINK, TOOLS]
     minimum = len(specials) + len(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < minimum:
@@ -72,7 +51,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS, clean_up_tokenization_spaces=False
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = chat_template(wording)
     return fast
 
 

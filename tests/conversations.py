@@ -121,8 +121,8 @@ def tools(draw: random.Random) -> list[ToolSpec]:
     return [tool(draw) for _ in range(draw.randrange(3))]
 
 
-def conversation(draw: random.Random, *, thinks: bool = True, any_text: bool = False) -> list[Message]:
-    """From the system's text, if any, to a user's or a tool's; every call has an id and a result, in any order."""
+def conversation(draw: random.Random, *, thinks: bool = True, any_text: bool = False, in_order: bool = False) -> list[Message]:
+    """From the system's text, if any, to a user's or a tool's; every call has an id and a result, in any order or in its."""
     messages = [Message(Role.SYSTEM, plain(draw))] if draw.random() < 0.5 else []
     messages.append(Message(Role.USER, plain(draw)))
     for turn in range(draw.randrange(5)):
@@ -130,7 +130,10 @@ def conversation(draw: random.Random, *, thinks: bool = True, any_text: bool = F
         called = [call(draw, any_text=any_text) for _ in range(draw.choice((0, 0, 1, 1, 2, 3)))]
         called = [ToolCall(c.name, c.arguments, f"{turn}.{i}") for i, c in enumerate(called)]
         messages.append(Message(Role.ASSISTANT, plain(draw), reasoning, tuple(called)))
-        messages += [Message(Role.TOOL, plain(draw), tool_call_id=c.id) for c in draw.sample(called, len(called))]
+        messages += [
+            Message(Role.TOOL, plain(draw), tool_call_id=c.id)
+            for c in (called if in_order else draw.sample(called, len(called)))
+        ]
         if not called or draw.random() < 0.3:
             messages += [Message(Role.USER, plain(draw)) for _ in range(draw.choice((1, 1, 2)))]
     return messages

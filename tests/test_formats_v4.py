@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from jinja2 import TemplateError
 
 from rewards.errors import UserError
 from rewards.task import Effort, EffortLevel, Message, Role, ToolCall, ToolSpec
 from rl.formats.protocol import ThinkingMode
 from rl.formats.v4 import ASSISTANT, BOS, EOS, USER, V4Format
+from rl.formats.v4_template import chat_template
 from rl.formats.wording import DEFAULT, Wording, load_wording
-from tests.conftest import NEEDS_VLLM
-from tests.conversations import conversation, draws, tools
+from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from tests.conftest import NEEDS_VLLM, TEXTS
+from tests.conversations import call, conversation, draws, plain, tools
 
 V4 = V4Format(Wording("TOOLS {schemas} END\n", "MAX\n\n", "EFFORT {effort}\n\n"))
 PARAMETERS = '{"type": "object", "properties": {"location": {"type": "string"}}}'
@@ -226,8 +229,8 @@ def encoder() -> ModuleType:
 def as_openai(message: Message) -> dict[str, Any]:
     data = message.as_dict()
     data["reasoning"] = data.pop("reasoning_content", None)
-    for call in data.get("tool_calls", []):
-        call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    for called in data.get("tool_calls", []):
+        called["function"]["arguments"] = json.dumps(called["function"]["arguments"])
     return data
 
 
@@ -247,6 +250,65 @@ def test_vllms_encoder_writes_the_same(encoder: ModuleType, draw: random.Random)
         start = BOS + (V4.wording.max if effort is Effort.MAX else "")
         text = start + text.removeprefix(start).removeprefix("\n\n")
     assert V4.prompt(messages, specs, effort) == text
+
+
+# ---- the chat template that is saved with our tokenizers
+
+SAVED = train_tokenizer(TEXTS, 512)
+SAVED.chat_template = chat_template(V4.wording)
+
+
+def rendered(messages: Sequence[Message], specs: Sequence[ToolSpec], **settings: Any) -> str:
+    shown, shown_specs = [message.as_dict() for message in messages], [spec.as_dict() for spec in specs] or None
+    return str(SAVED.apply_chat_template(shown, tools=shown_specs, tokenize=False, **settings))
+
+
+@settings(max_examples=80)
+@given(draws)
+def test_the_saved_template_writes_the_same(draw: random.Random) -> None:
+    messages, specs = conversation(draw, any_text=True, in_order=True), tools(draw)
+    for effort, names in (
+        (Effort.HIGH, [{}, {"enable_thinking": True}, {"reasoning_effort": "high"}]),
+        (
+            Effort.NONE,
+            [{"enable_thinking": False}, {"reasoning_effort": "none"}, {"enable_thinking": False, "reasoning_effort": "max"}],
+        ),
+        (Effort.MAX, [{"reasoning_effort": "max"}]),
+        (7, [{"reasoning_effort": 7}]),
+    ):
+        expected = V4.prompt(messages, specs, effort)
+        for named in names:
+            assert rendered(messages, specs, add_generation_prompt=True, **named) == expected
+    said = Message(Role.ASSISTANT, plain(draw), plain(draw), (call(draw),))
+    assert rendered([*messages, said], specs) == V4.conversation([*messages, said], specs, Effort.HIGH)
+
+
+def test_the_saved_template_knows_the_other_shapes_that_servers_hand_over() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": {}}}
+    data = [
+        {"role": "developer", "content": "S"},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]},
+        {"role": "tool", "content": "noon"},
+    ]
+    text = SAVED.apply_chat_template(data, tools=[WEATHER.as_dict()], tokenize=False)
+    assert text == f"{BOS}S\n\n{SECTION}{USER}q{ASSISTANT}<think>hm</think>{NOW}{EOS}{USER}<tool_result>noon</tool_result>"
+    call["function"] = {"name": "now", "arguments": "{}"}
+    with pytest.raises(TemplateError, match="arguments as a mapping"):
+        SAVED.apply_chat_template(data, tokenize=False)
+
+
+def test_a_wording_in_the_template_is_text_whatever_it_holds(tmp_path: Path) -> None:
+    odd = "{{ x }} {% if %} {# \\ \\n \"quoted\" @BOS@ 'a' 😀 "
+    wording = Wording(f"{odd}{{schemas}}{odd}", odd, f"{{effort}}{odd}")
+    tokenizer = train_tokenizer(TEXTS, 512, wording)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert fingerprint(loaded) == fingerprint(SAVED)
+    text = loaded.apply_chat_template(
+        [{"role": "user", "content": "q"}], tools=[WEATHER.as_dict()], tokenize=False, reasoning_effort=9
+    )
+    assert text == V4Format(wording).conversation([user("q")], [WEATHER], 9)
 
 
 # ---- wording
