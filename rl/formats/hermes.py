@@ -13,7 +13,7 @@ from typing import Any
 from rewards.task import Message, ToolCall
 from rewards.transcript import THINK
 from rl.formats.protocol import CallErrorKind, ReadTurn
-from rl.formats.reading import BrokenCallError, excerpt, is_name, read_with, write_thinking
+from rl.formats.reading import BrokenCallError, excerpt, is_name, opened, read_with, write_thinking
 from rl.formats.strict_json import dump, end_of_object, read_json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -44,9 +44,8 @@ def write_turn(message: Message, *, thinking: bool) -> str:
 
 def read_turn(text: str, *, thinking: bool) -> ReadTurn:
     """Takes a turn apart. Where the prompt has not opened the thinking, the turn may do so itself."""
-    if not thinking and text.lstrip().startswith(THINK):
-        return read_with(_read_body, text.lstrip().removeprefix(THINK), thinking=True, opening=OPEN)
-    return read_with(_read_body, text, thinking=thinking, opening=OPEN)
+    inside, thinks = opened(text, thinking=thinking)
+    return read_with(_read_body, inside, thinking=thinks, opening=OPEN)
 
 
 def _inside(call: ToolCall) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rewards.errors import UserError
 from rewards.task import Message, Role, ToolCall
-from rewards.transcript import END_THINK
+from rewards.transcript import END_THINK, THINK
 from rl.formats.protocol import CallError, CallErrorKind, ReadTurn
 
 EXCERPT = 60  # characters of what was found that an error shows
@@ -42,7 +42,7 @@ def read_with(body_of: Callable[[str], tuple[str, list[ToolCall]]], text: str, *
 
     Args:
         thinking: whether the text begins inside of the thinking.
-        opening: what calls begin with; where it stands in the thinking alone, the model has called nothing.
+        opening: what calls begin with, if there are any; where it stands in the thinking alone, the model has called nothing.
     """
     reasoning, body = None, text
     if thinking:
@@ -54,9 +54,18 @@ def read_with(body_of: Callable[[str], tuple[str, list[ToolCall]]], text: str, *
     except BrokenCallError as broken:
         return ReadTurn(Message(Role.ASSISTANT, body, reasoning), broken.error)
     message = Message(Role.ASSISTANT, content, reasoning, tuple(calls))
-    if reasoning and not calls and not content.strip() and opening in reasoning:
+    if reasoning and not calls and not content.strip() and opening and opening in reasoning:
         return ReadTurn(message, _call_in_thinking("inside of the thinking, and nothing came after it"))
     return ReadTurn(message)
+
+
+def opened(text: str, *, thinking: bool) -> tuple[str, bool]:
+    """For models that open the thinking themselves: the text behind `<think>`, if it begins with that, and whether it thinks.
+
+    White space before the tag is left out: with it, a call inside of the thinking would pass for one outside.
+    """
+    inside = text.lstrip()
+    return (text, thinking) if thinking or not inside.startswith(THINK) else (inside[len(THINK) :], True)
 
 
 def write_thinking(message: Message, *, thinking: bool) -> str:
@@ -64,12 +73,15 @@ def write_thinking(message: Message, *, thinking: bool) -> str:
     return (message.reasoning or "") + END_THINK if thinking else ""
 
 
-def check_reads_back(message: Message, read: ReadTurn) -> None:
-    """Raises UserError unless a turn written for this message reads as the message: no model could have sampled it."""
+def check_reads_back(message: Message, read: ReadTurn, *, calls_alone: bool = False) -> None:
+    """Raises UserError unless a turn written for this message reads as the message: no model could have sampled it.
+
+    `calls_alone`: text may differ, as it does where a template trims it.
+    """
     found = read.message
     if read.error is not None:
         problem = read.error.text
-    elif (found.content, found.reasoning or "") != (message.content, message.reasoning or ""):
+    elif not calls_alone and (found.content, found.reasoning or "") != (message.content, message.reasoning or ""):
         problem = f"its text holds the format's own marks: {excerpt(message.content or message.reasoning or '')}"
     elif [(c.name, c.arguments) for c in found.tool_calls] != [(c.name, c.arguments) for c in message.tool_calls]:
         problem = "its calls hold what is no JSON value, or the format's own marks"
@@ -81,7 +93,7 @@ def check_reads_back(message: Message, read: ReadTurn) -> None:
 
 def _unfinished(text: str, opening: str) -> ReadTurn:
     message = Message(Role.ASSISTANT, "", text)
-    if opening in text:
+    if opening and opening in text:
         return ReadTurn(message, _call_in_thinking("inside of the thinking, which never ended"))
     problem = f"The turn ended inside of the thinking: there is no {END_THINK}, so there is neither an answer nor a tool call."
     return ReadTurn(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rewards.task import ToolCall, ToolSpec
 from rl.formats import dsml, hermes
 from rl.formats.protocol import ReadTurn
+from rl.formats.reading import read_with
 
 
 class Reader(Protocol):
@@ -28,6 +30,7 @@ SYNTAXES = (
     Syntax("dsml", dsml.read_turn, dsml.OPEN_BLOCK),
     Syntax("hermes", hermes.read_turn, f"{hermes.OPEN} around JSON"),
 )
+PLAIN = Syntax("plain", partial(read_with, lambda body: (body, []), opening=""), "no calls")
 PROBE_TOOL = ToolSpec(
     "probe_tool",
     "Looks something up.",

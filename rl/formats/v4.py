@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewards.errors import UserError
-from rewards.task import Effort, EffortLevel, Message, Role, ToolCall, ToolSpec, effort_name
+from rewards.task import EffortLevel, Message, Role, ToolCall, ToolSpec
 from rewards.transcript import END_THINK, THINK
 from rl.formats.dsml import read_turn, write_turn
 from rl.formats.protocol import ReadTurn, ThinkingMode, in_call_order
-from rl.formats.reading import check_reads_back, excerpt
+from rl.formats.reading import check_reads_back
+from rl.formats.thinking import check_may_think, thinks
 from rl.formats.wording import Wording, load_wording
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -21,7 +22,6 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 OPEN_RESULT, CLOSE_RESULT = "<tool_result>", "</tool_result>"
 BETWEEN = "\n\n"  # the texts of one user turn, and the tool section and the system's text
 SPEAKS_AS_USER = (Role.USER, Role.TOOL)
-EFFORTS = range(1, 101)  # that may be asked for by number
 
 
 class V4Format:
@@ -40,13 +40,13 @@ class V4Format:
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec], effort: EffortLevel) -> str:
         if messages and messages[-1].role is Role.ASSISTANT:
             raise UserError("messages: the last is the assistant's; allowed: a prompt ends with the user, a tool or the system")
-        return self.conversation(messages, tools, effort) + _header(thinks=self._thinks(effort))
+        return self.conversation(messages, tools, effort) + _header(thinks=thinks(effort, self.thinking))
 
     def conversation(self, messages: Sequence[Message], tools: Sequence[ToolSpec], effort: EffortLevel) -> str:
         """All messages without a header for a next one."""
-        thinks, turns = self._thinks(effort), _turns(messages)
+        thinking, turns = thinks(effort, self.thinking), _turns(messages)
         section = self.wording.tool_section(tools) if tools else ""
-        parts = [BOS, self.wording.effort_text(effort) if thinks else ""]
+        parts = [BOS, self.wording.effort_text(effort) if thinking else ""]
         if section and (not messages or messages[0].role is not Role.SYSTEM):
             parts.append(section)
         dropped = -1 if self._keeps_all(tools) else _last_question(turns, has_tools=bool(tools))
@@ -54,7 +54,7 @@ class V4Format:
         for i, turn in enumerate(turns):
             first = turn[0]
             if first.role is Role.ASSISTANT:
-                keeps = thinks and i > dropped
+                keeps = thinking and i > dropped
                 parts += [_header(thinks=keeps), write_turn(first, thinking=keeps), EOS]
                 calls = first.tool_calls or calls
             elif first.role is Role.SYSTEM:
@@ -64,36 +64,29 @@ class V4Format:
         return "".join(parts)
 
     def turn(self, message: Message, effort: EffortLevel) -> str:
-        thinks = self._thinks(effort)
-        if message.reasoning is not None and not thinks:
-            raise UserError(
-                f"an answer with a reasoning at effort {effort_name(effort)}, thinking.mode {self.thinking}: got "
-                f"{excerpt(message.reasoning)}; allowed: no reasoning, another effort, or thinking.mode interleaved"
-            )
-        text = write_turn(message, thinking=thinks)
-        check_reads_back(message, read_turn(text, thinking=thinks))
+        check_may_think(message, effort, self.thinking)
+        thinking = thinks(effort, self.thinking)
+        text = write_turn(message, thinking=thinking)
+        check_reads_back(message, read_turn(text, thinking=thinking))
         return text + EOS
 
     def results(self, answer: Message, messages: Sequence[Message], effort: EffortLevel) -> str:
         texts = [t[0].content if t[0].role is Role.SYSTEM else _user_turn(t, answer.tool_calls) for t in _turns(messages)]
-        return "".join((*texts, _header(thinks=self._thinks(effort))))
+        return "".join((*texts, _header(thinks=thinks(effort, self.thinking))))
 
     def read(self, text: str, effort: EffortLevel) -> ReadTurn:
-        return read_turn(text, thinking=self._thinks(effort))
+        return read_turn(text, thinking=thinks(effort, self.thinking))
 
     def keeps(self, messages: Sequence[Message], effort: EffortLevel, *, has_tools: bool) -> bool:
         return (
-            not self._thinks(effort) or self._keeps_all(has_tools) or _last_question(_turns(messages), has_tools=has_tools) < 0
+            not thinks(effort, self.thinking)
+            or self._keeps_all(has_tools)
+            or _last_question(_turns(messages), has_tools=has_tools) < 0
         )
 
     def _keeps_all(self, tools: object) -> bool:
         """Whether no reasoning is ever dropped."""
         return self.thinking is ThinkingMode.INTERLEAVED and bool(tools)
-
-    def _thinks(self, effort: EffortLevel) -> bool:
-        if not isinstance(effort, Effort) and effort not in EFFORTS:
-            raise UserError(f"effort: got {effort}; allowed: none, high, max, or a number from {EFFORTS[0]} to {EFFORTS[-1]}")
-        return effort is not Effort.NONE and self.thinking is not ThinkingMode.OFF
 
 
 def _header(*, thinks: bool) -> str:
