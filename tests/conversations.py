@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -137,3 +139,9 @@ def conversation(draw: random.Random, *, thinks: bool = True, any_text: bool = F
         if not called or draw.random() < 0.3:
             messages += [Message(Role.USER, plain(draw)) for _ in range(draw.choice((1, 1, 2)))]
     return messages
+
+
+def cut_at_answers(messages: Sequence[Message]) -> list[tuple[list[Message], Message, list[Message]]]:
+    """Each answer with what came before it, and what came until the next one."""
+    places = [i for i, message in enumerate(messages) if message.role is Role.ASSISTANT]
+    return [(list(messages[:i]), messages[i], list(messages[i + 1 : end])) for i, end in pairwise([*places, len(messages)])]

@@ -20,8 +20,8 @@ from rl.formats.v4 import V4Format
 from rl.formats.wording import Wording
 from rl.tokenizer import train_tokenizer
 from tests.conftest import TEXTS
-from tests.conversations import conversation, draws, tools
-from tests.test_formats_v4 import SAVED, V4, cut_at_answers
+from tests.conversations import conversation, cut_at_answers, draws, tools
+from tests.test_formats_v4 import SAVED, V4
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"  # as published with the models, and variants for training
 SPECIAL = re.compile(r"<\|[^|<>\n' ]+\|>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|</?s>")

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ from rl.formats.v4_template import chat_template
 from rl.formats.wording import DEFAULT, Wording, load_wording
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from tests.conftest import NEEDS_VLLM, TEXTS
-from tests.conversations import call, conversation, draws, plain, tools
+from tests.conversations import call, conversation, cut_at_answers, draws, plain, tools
 
 V4 = V4Format(Wording("TOOLS {schemas} END\n", "MAX\n\n", "EFFORT {effort}\n\n"))
 PARAMETERS = '{"type": "object", "properties": {"location": {"type": "string"}}}'
@@ -185,12 +184,6 @@ def test_what_no_model_could_have_said_is_the_users_error() -> None:
 
 
 # ---- properties
-
-
-def cut_at_answers(messages: Sequence[Message]) -> list[tuple[list[Message], Message, list[Message]]]:
-    """Each answer with what came before it, and what came until the next one."""
-    places = [i for i, message in enumerate(messages) if message.role is Role.ASSISTANT]
-    return [(list(messages[:i]), messages[i], list(messages[i + 1 : end])) for i, end in pairwise([*places, len(messages)])]
 
 
 @settings(max_examples=200)
