@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from rewards.task import Task, ToolSpec
 from rl.tools.arguments import Arguments
 from rl.tools.calculator import Calculator
 from rl.tools.files import Files
+from rl.tools.functions import Functions
 from rl.tools.lookup import Lookup
+from rl.tools.mcp import McpServer
 from rl.tools.python import Python
 from rl.tools.session import Session
 from rl.tools.shell import Shell
@@ -89,18 +92,25 @@ async def specs_of(sources: Sequence[ToolSource]) -> tuple[ToolSpec, ...]:
 
 
 async def _open(sources: Sequence[ToolSource], stack: contextlib.AsyncExitStack) -> list[Tool]:
+    functions = Functions([source for source in sources if source.is_function])
+    stack.push_async_callback(functions.close)
+    if any(source.is_function for source in sources):
+        await asyncio.to_thread(functions.open)
     tools = list[Tool]()
     for source in sources:
-        found = await _opened(source, stack)
-        for tool in found:
+        for tool in await _opened(source, functions, stack):
             _check_name(tool.spec.name, source, tools)
             tools.append(tool)
     return tools
 
 
-async def _opened(source: ToolSource, stack: contextlib.AsyncExitStack) -> list[Tool]:
+async def _opened(source: ToolSource, functions: Functions, stack: contextlib.AsyncExitStack) -> list[Tool]:
     config = source.config
     match config.use:
+        case None:
+            server = McpServer(config)
+            stack.push_async_callback(server.close)
+            return await server.open()
         case "python":
             return [Python(config)]
         case "shell":
@@ -111,7 +121,8 @@ async def _opened(source: ToolSource, stack: contextlib.AsyncExitStack) -> list[
             return [Calculator(config)]
         case "lookup":
             return [Lookup(config, source.documents)]
-    raise UserError(f"tool {source.name!r}: not there yet")
+        case _:
+            return [functions.tool(source)]
 
 
 def _check_name(name: str, source: ToolSource, others: Sequence[Tool]) -> None:
