@@ -85,6 +85,7 @@ soak: env env-docker env-peers env-reasoning-gym env-vllm
 	$(BIN)/python -m tests.soak.optimizers
 	$(BIN)/python -m tests.soak.frames
 	$(BIN)/python -m tests.soak.log_damage
+	$(BIN)/python -m tests.soak.tool_call_fuzz --write
 	$(BIN)/python -m tests.soak.boxes
 	$(BIN)/python -m tests.soak.output
 	$(BIN)/python -m tests.containment --write
