@@ -99,6 +99,8 @@ BROKEN = {
     "infinity": (block(call(parameter('{"a": -Infinity}', string="false"))), Kind.BAD_JSON),
     "beyond floats": (block(call(parameter("1e999", string="false"))), Kind.BAD_JSON),
     "beyond integers": (block(call(parameter("9" * 5000, string="false"))), Kind.BAD_JSON),
+    "half of a character": (block(call(parameter('["a\\ud800"]', string="false"))), Kind.BAD_JSON),
+    "long names": (block(call(parameter("x", name="a" * 10**5, string="false"), name="b" * 10**5)), Kind.BAD_JSON),
     "deep": (block(call(parameter("[" * 100_000 + "]" * 100_000, string="false"))), Kind.BAD_JSON),
     "deep and open": (block(call(parameter('{"a":' * 100_000, string="false"))), Kind.BAD_JSON),
     "no call": (block(), Kind.EMPTY_BLOCK),
@@ -139,7 +141,7 @@ def test_errors_say_what_was_found_and_what_is_allowed() -> None:
     error = read(block(call(parameter("5 apples", name="n", string="false"), name="add"))).error
     assert error is not None
     assert error.text == (
-        "The tool call could not be read and nothing was run: the parameter 'n' of add says string=\"false\" and is no JSON: "
+        "The tool call could not be read and nothing was run: the parameter 'n' of 'add' says string=\"false\" and is no JSON: "
         "Extra data at character 3, found 'apples'. Allowed: a JSON value, or any text with string=\"true\"."
     )
 
@@ -160,7 +162,7 @@ def test_a_block_in_the_thinking_is_no_call() -> None:
     assert unfinished.message == Message(Role.ASSISTANT, "", "so 5 and 6")
 
 
-SPELLED = ["5.00", "1e3", "-0", '{"a":1}', '{"a": 1, "a": 2}', " [1,\n 2] ", '"\\ud800"', '"text"', '""']
+SPELLED = ["5.00", "1e3", "-0", '{"a":1}', '{"a": 1, "a": 2}', " [1,\n 2] ", '"\\ud83d\\ude00"', '"text"', '""']
 STRINGS = {
     "long": "x" * 10**6,
     "begun tags": "\n<｜DSML｜param" * 10**5,

@@ -98,6 +98,7 @@ BROKEN = {
     "a bracket too few": (tagged('{"name": "add", "arguments": {"a": 1}'), Kind.BAD_JSON),
     "not a number": (add('{"a": NaN}'), Kind.BAD_JSON),
     "beyond integers": (add('{"a": ' + "9" * 5000 + "}"), Kind.BAD_JSON),
+    "half of a character": (add('{"a": "\\udfff"}'), Kind.BAD_JSON),
     "deep": (add('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"), Kind.BAD_JSON),
     "no arguments": (tagged('{"name": "add"}'), Kind.BAD_ARGUMENTS),
     "another key": (tagged('{"name": "add", "parameters": {}}'), Kind.BAD_ARGUMENTS),

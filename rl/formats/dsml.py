@@ -144,7 +144,7 @@ class _Block:
             self.at += len(CLOSE_CALL)
             return ToolCall(name, arguments)
         if self.text.startswith(CLOSE_CALL, self.at):
-            problem = f"the call of {name} has no parameters and no empty line between its tags"
+            problem = f"the call of {excerpt(name)} has no parameters and no empty line between its tags"
             raise BrokenCallError(CallErrorKind.NO_BLANK_LINE, problem, f"{CALL_FORM}, an empty line, {CLOSE_CALL}")
         while not arguments or not self.text.startswith(CLOSE_CALL, self.at):
             self._parameter(name, arguments, written)
@@ -156,9 +156,9 @@ class _Block:
         tag = self._tag(_PARAMETER, _OPEN_PARAMETER, CallErrorKind.UNCLOSED_CALL, f"{PARAMETER_FORM} or {CLOSE_CALL}")
         name, is_string = tag.group(1), tag.group(2) == "true"
         if not name:
-            raise BrokenCallError(CallErrorKind.BAD_NAME, f"a parameter of {call} has no name", PARAMETER_FORM)
+            raise BrokenCallError(CallErrorKind.BAD_NAME, f"a parameter of {excerpt(call)} has no name", PARAMETER_FORM)
         if name in arguments:
-            problem = f"the parameter {excerpt(name)} of {call} stands twice"
+            problem = f"the parameter {excerpt(name)} of {excerpt(call)} stands twice"
             raise BrokenCallError(CallErrorKind.DUPLICATE_PARAMETER, problem, "each parameter once")
         text = self._value(name)
         if is_string:
@@ -166,7 +166,7 @@ class _Block:
             return
         json = read_json(text)
         if json.problem:
-            problem = f'the parameter {excerpt(name)} of {call} says string="false" and is no JSON: {json.problem}'
+            problem = f'the parameter {excerpt(name)} of {excerpt(call)} says string="false" and is no JSON: {json.problem}'
             raise BrokenCallError(CallErrorKind.BAD_JSON, problem, 'a JSON value, or any text with string="true"')
         arguments[name] = json.value
         if isinstance(json.value, str) or dump(json.value) != text:

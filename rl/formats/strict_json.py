@@ -1,7 +1,8 @@
 """JSON as the standard has it, read without ever throwing and in linear time, whatever a model wrote.
 
 Python's own reader also takes NaN and Infinity, makes infinity of 1e999, fails on numbers of thousands of digits by a
-ValueError of its own, and on deep nesting at a depth that hangs on who calls it.
+ValueError of its own, on deep nesting at a depth that hangs on who calls it, and gives halves of characters, which no tool or
+tokenizer takes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 MAX_DEPTH = 100  # of arrays and objects; far above any tool's arguments, far below Python's limit on recursion
 MAX_DIGITS = 4000  # of one number; turning longer ones into integers takes quadratic time, and Python refuses above 4300
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)  # strings as wholes, closed or not
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # half of a character, or of a pair that makes one
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def read_json(text: str) -> Json:
         return Json(problem=f"{error.msg.removesuffix(' at')} at character {error.pos + 1}, found {found}")
     except (ValueError, RecursionError) as error:
         return Json(problem=str(error))
+    if _SURROGATE.search(text) and not _encodes(value):
+        return Json(problem="it has half of a character (a lone surrogate)")
     near = {id(one) for one in (value, *value.values())} if isinstance(value, dict) else set()
     return Json(value, repeats=next((key for made, key in repeated if id(made) in near), None))
 
@@ -74,6 +78,14 @@ def _end_of_brackets(text: str, start: int) -> int | None:
             if depth <= 0:
                 return found.end()
     return 0
+
+
+def _encodes(value: object) -> bool:
+    try:
+        dump(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _int(digits: str) -> int:
