@@ -81,6 +81,7 @@ soak: env env-docker env-peers env-reasoning-gym env-vllm
 	$(BIN)/python -m tests.soak.memory
 	$(BIN)/python -m tests.soak.math_seeds
 	$(BIN)/python -m tests.soak.specialists
+	$(BIN)/python -m tests.soak.efforts
 	$(BIN)/python -m tests.soak.math_engines
 	$(BIN)/python -m tests.soak.optimizers
 	$(BIN)/python -m tests.soak.frames

@@ -1,6 +1,7 @@
 """`polymath chat`: talk to a model, answers streamed as they are sampled. With piped input, a question a line.
 
-What is kept of a conversation is messages; each question renders them anew through the model's chat template.
+A run's model has its recipe's tools, in a box that lives as long as the conversation. What is kept of a conversation is
+messages; each question renders them anew, and the turns of one answer grow in one context.
 """
 
 from __future__ import annotations
@@ -9,56 +10,88 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 from safetensors import SafetensorError
 
-from recipes.text import END_THINK, THINK, safe
+from recipes.printer import Printer, say
 from rewards.errors import UserError
-from rewards.task import Effort, Message, Role
+from rewards.task import Effort, EffortLevel, Message, Role, Task, effort_name
+from rewards.transcript import parse_completion
 from rl.checkpoint import last_checkpoint
 from rl.compute import submit
-from rl.config import EngineConfig, EngineName, ModelConfig, SamplingConfig
+from rl.config import ChatConfig, EngineConfig, EngineName, ModelConfig, SamplingConfig
 from rl.engine.build import Served, declared_context, serve
-from rl.engine.protocol import GenerateRequest
+from rl.engine.protocol import GenerateRequest, TokenChunk
+from rl.formats.protocol import ReadTurn
 from rl.rng import key_of
+from rl.rollout import AgentSpec
+from rl.tools.session import Session
+from rl.tools.tools import Tools
 from rl.trajectory import FinishReason
 
 MAX_CONTEXT = 32_768  # tokens, which bound the memory of the cache
 VLLM_CONTEXT = 4096  # whose cache is taken whole at the start
-HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+MAX_TURNS = 32  # of one answer
+HELP = (
+    "/reset forgets the conversation, /effort none|high|max|1-100 says how long to think, /quit or Ctrl-D leaves, "
+    "Ctrl-C stops an answer"
+)
 
 
-def chat(source: str, *, temperature: float, max_tokens: int, effort: Effort, engine: EngineName) -> int:
-    """Reads questions until the end of input; returns the exit code.
+def chat(
+    source: str,
+    *,
+    temperature: float,
+    max_tokens: int,
+    effort: EffortLevel,
+    engine: EngineName,
+    agent: AgentSpec | None = None,
+    chat_config: ChatConfig | None = None,
+) -> int:
+    """Reads questions until the end of input; returns the exit code. `agent`: with which tools.
 
     Raises:
-        UserError: no model there, or one that cannot be loaded or served; piped input that is not text.
+        UserError: no model there, or one that cannot be loaded or served; a tool that there is not; input that is not text.
     """
     console, interactive = Console(), sys.stdin.isatty()
     path = Path(source).expanduser()
     folder = str(last_checkpoint(path)) if path.is_dir() else source
-    served, context = submit(lambda: _serve(folder, engine)).result()
+    served, context = submit(lambda: _serve(folder, engine, chat_config)).result()
     seed = secrets.randbits(32)
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature)
-    conversation = Conversation(served, sampling, effort, context, seed)
-    drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
-    _say(console, f"{folder}: up to {max_tokens} tokens an answer, context {context}, effort {effort.value}, {drawn}")
-    _say(console, HELP)
-    try:
-        with asyncio.Runner() as runner:
-            _converse(console, conversation, runner, interactive=interactive)
-    finally:
-        served.engine.close()
+    with asyncio.Runner() as runner:
+        try:
+            tools = runner.run(_open(agent)) if agent is not None and agent.tools else None
+            if tools is not None and agent is not None:
+                served = replace(served, chat=served.chat.with_tools(tools.specs, agent.thinking))
+            conversation = Conversation(served, sampling, effort, context, seed, tools=tools)
+            drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
+            with_tools = f", tools {', '.join(spec.name for spec in tools.specs)}" if tools is not None else ""
+            level = effort_name(effort)
+            say(console, f"{folder}: up to {max_tokens} tokens a turn, context {context}, effort {level}, {drawn}{with_tools}")
+            say(console, HELP)
+            try:
+                _converse(console, conversation, runner, interactive=interactive)
+            finally:
+                runner.run(conversation.close())
+        finally:
+            served.engine.close()
     return 0
 
 
-def _serve(folder: str, engine: EngineName) -> tuple[Served, int]:
+async def _open(agent: AgentSpec) -> Tools:
+    tools = Tools(agent.tools, agent.sandbox)
+    await tools.open()
+    return tools
+
+
+def _serve(folder: str, engine: EngineName, chat_config: ChatConfig | None = None) -> tuple[Served, int]:
     """The model behind the engine, and the tokens of a conversation: what the model was made for, bounded."""
-    model = ModelConfig(path=folder)
+    model = ModelConfig(path=folder, chat=chat_config or ChatConfig())
     try:
         most = VLLM_CONTEXT if engine == "vllm" else MAX_CONTEXT
         context = min(declared_context(folder, model) or most, most)
@@ -75,21 +108,23 @@ class Conversation:
 
     served: Served
     sampling: SamplingConfig
-    effort: Effort
+    effort: EffortLevel
     context: int
     seed: int
     messages: list[Message] = field(default_factory=list)
     num_asked: int = 0
+    tools: Tools | None = None
+    _session: Session | None = None
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def ask(self, question: str, printer: Printer) -> FinishReason:
-        """Streams the answer to the printer. A cancelled call ends as ABORTED.
+        """Streams the answer to the printer, tools called between its turns. A cancelled call ends as ABORTED.
 
         Raises:
             UserError: the question and what went before do not fit the context.
         """
         asked = [*self.messages, Message(Role.USER, question)]
-        format_ = self.served.chat
-        prompt_ids = format_.prompt_ids(asked, self.effort)
+        prompt_ids = self.served.chat.prompt_ids(asked, self.effort)
         if len(prompt_ids) >= self.context:
             raise UserError(
                 f"the context is full: with this question the conversation has {len(prompt_ids)} tokens; allowed: less than "
@@ -100,92 +135,84 @@ class Conversation:
             request_id=f"chat-{self.num_asked}",
             prompt_ids=prompt_ids,
             sampling=self.sampling,
-            stop_ids=format_.stop_ids,
+            stop_ids=self.served.chat.stop_ids,
             seed_key=key_of(self.seed),
             rollout_key=key_of("chat", self.num_asked),
+            keep=self.tools is not None,
             stream_interval=1,
         )
-        ids: list[int] = []
-        finish = FinishReason.ABORTED
         try:
-            async for chunk in self.served.engine.generate(request):
-                ids += chunk.token_ids.tolist()
-                finish = chunk.finish_reason or finish
-                printer.show(format_.completion_text(prompt_ids, ids), final=chunk.finish_reason is not None)
-                await asyncio.sleep(0)  # where a Ctrl-C is delivered although the engine is far ahead of the printing
+            said, finish = await self._answer(asked, request, printer)
         except asyncio.CancelledError:  # Ctrl-C, through asyncio.Runner
-            await self.served.engine.abort(request.request_id)
             return FinishReason.ABORTED
-        self.messages = [*asked, format_.parse(format_.completion_text(prompt_ids, ids))]
+        finally:
+            await self.served.engine.abort(request.request_id)
+        self.messages = [*asked, *said]
         return finish
 
+    async def reset(self) -> None:
+        """Forgets the messages, and ends the box."""
+        self.messages, self._session = [], None
+        await self._stack.aclose()
+        self._stack = contextlib.AsyncExitStack()
 
-@dataclass
-class Printer:
-    """Prints a growing completion: thinking dimmed in a terminal and labelled in a pipe, markers left out."""
+    async def close(self) -> None:
+        await self._stack.aclose()
+        if self.tools is not None:
+            await self.tools.close()
 
-    console: Console
-    shown: str = ""  # the part of the completion that has been dealt with
-    thinking: bool = False
-    part: str = ""  # "thinking" or "answer" once something of it is on the screen
+    async def _answer(
+        self, asked: list[Message], request: GenerateRequest, printer: Printer
+    ) -> tuple[list[Message], FinishReason]:
+        """The turns until an answer without calls, with the tools' results between them."""
+        engine, format_ = self.served.engine, self.served.chat
+        stream, context, said = engine.generate(request), list(request.prompt_ids), list[Message]()
+        for _ in range(MAX_TURNS):
+            ids, finish = await self._turn(stream, context, printer)
+            if self.tools is None:
+                return [parse_completion(format_.completion_text(context, ids))], finish
+            read = format_.read(ids, self.effort)
+            said.append(read.message)
+            if finish is not FinishReason.STOP or not (read.message.tool_calls or read.error):
+                return said, finish
+            results = await self._results(read, printer)
+            said += results
+            forced = format_.results_ids(read.message, results, self.effort)
+            context += [*ids, *forced]
+            if len(context) >= self.context:
+                return said, FinishReason.CONTEXT
+            stream = engine.extend(request.request_id, forced)
+        return said, FinishReason.TURNS
 
-    def show(self, text: str, *, final: bool) -> None:
-        """Prints what is new in `text`, the whole completion so far, and cannot change any more."""
-        stable = text if final else _stable(text)
-        if len(stable) <= len(self.shown):
-            return
-        common = len(self.shown) if stable.startswith(self.shown) else _common(self.shown, stable)
-        for piece in _pieces(stable[common:]):
-            if piece in (THINK, END_THINK):
-                self.thinking = piece == THINK
-            else:
-                self._print(piece)
-        self.shown = stable
+    async def _turn(
+        self, stream: AsyncIterator[TokenChunk], context: Sequence[int], printer: Printer
+    ) -> tuple[list[int], FinishReason]:
+        ids: list[int] = []
+        finish = FinishReason.ABORTED
+        async for chunk in stream:
+            ids += chunk.token_ids.tolist()
+            finish = chunk.finish_reason or finish
+            printer.show(self.served.chat.completion_text(context, ids), final=chunk.finish_reason is not None)
+            await asyncio.sleep(0)  # where a Ctrl-C is delivered although the engine is far ahead of the printing
+        return ids, finish
 
-    def _print(self, piece: str) -> None:
-        part = "thinking" if self.thinking else "answer"
-        if part != self.part:
-            piece = piece.lstrip()
-            if not piece:
-                return
-            label = "" if self.console.is_terminal else f"{part}: "
-            self.console.out(("\n" if self.part else "") + label, end="", highlight=False)
-            self.part = part
-        style = "dim" if self.thinking else None
-        self.console.out(safe(piece, self.console.encoding), style=style, end="", highlight=False)
-
-    def end(self, note: str = "") -> None:
-        """Ends the answer's line and says what there is to say about it."""
-        if self.part:
-            self.console.out()
-        if note or not self.part:
-            _say(self.console, f"({note or 'an empty answer'})")
-
-
-def _stable(text: str) -> str:
-    """Without what the next token may still change: half a character, white space, the beginning of a marker."""
-    text = text.rstrip("\ufffd").rstrip()
-    for marker in (THINK, END_THINK):
-        for length in range(len(marker) - 1, 0, -1):
-            if text.endswith(marker[:length]):
-                return text[:-length].rstrip()
-    return text
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """The text cut at its thinking markers, which are pieces of their own."""
-    while text:
-        found = [(at, marker) for marker in (THINK, END_THINK) if (at := text.find(marker)) >= 0]
-        at, marker = min(found, default=(len(text), ""))
-        if at:
-            yield text[:at]
-        if marker:
-            yield marker
-        text = text[at + len(marker) :]
-
-
-def _common(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    async def _results(self, read: ReadTurn, printer: Printer) -> list[Message]:
+        """What the calls come to, shown as they come; a call that could not be read comes to its error."""
+        if read.error is not None:
+            printer.result(read.error.text, is_error=True)
+            return [Message(Role.TOOL, read.error.text)]
+        assert self.tools is not None, "the conversation has tools"
+        if self._session is None:
+            task = Task("chat", "chat", ())
+            self._session = await self._stack.enter_async_context(self.tools.session(task, f"chat-{self.seed}"))
+        for call in read.message.tool_calls:
+            printer.call(call)
+        session = self._session
+        found = []
+        for outcome in await asyncio.gather(*(session.call(call) for call in read.message.tool_calls)):
+            printer.result(outcome.text, is_error=outcome.is_error)
+            found.append(Message(Role.TOOL, outcome.text))
+        return found
 
 
 def _converse(console: Console, conversation: Conversation, runner: asyncio.Runner, *, interactive: bool) -> None:
@@ -194,14 +221,24 @@ def _converse(console: Console, conversation: Conversation, runner: asyncio.Runn
         if question == "/quit":
             return
         if question == "/reset":
-            conversation.messages = []
-            _say(console, "a new conversation")
+            runner.run(conversation.reset())
+            say(console, "a new conversation")
+        elif question.partition(" ")[0] == "/effort":
+            say(console, _set_effort(conversation, question.partition(" ")[2].strip()))
         elif question == "/help" or (question.startswith("/") and question[1:].isalpha()):
-            _say(console, HELP if question == "/help" else f"{question}: unknown command; {HELP}")
+            say(console, HELP if question == "/help" else f"{question}: unknown command; {HELP}")
         elif question:
             finish = _answer(console, conversation, runner, question)
             if finish is FinishReason.ABORTED and not interactive:
                 raise KeyboardInterrupt  # nobody is there to ask something else
+
+
+def _set_effort(conversation: Conversation, value: str) -> str:
+    try:
+        conversation.effort = parse_effort(value)
+    except UserError as error:
+        return f"error: {error}"
+    return f"effort {effort_name(conversation.effort)}"
 
 
 def _answer(console: Console, conversation: Conversation, runner: asyncio.Runner, question: str) -> FinishReason | None:
@@ -209,15 +246,29 @@ def _answer(console: Console, conversation: Conversation, runner: asyncio.Runner
     try:
         finish = runner.run(conversation.ask(question, printer))
     except UserError as error:  # this question alone; the conversation goes on
-        _say(console, f"error: {error}")
+        say(console, f"error: {error}")
         return None
     notes = {
         FinishReason.LENGTH: f"cut after {conversation.sampling.max_tokens} tokens; --max-tokens allows more",
         FinishReason.CONTEXT: f"cut: the context of {conversation.context} tokens is full; /reset starts a new conversation",
+        FinishReason.TURNS: f"cut after {MAX_TURNS} turns",
         FinishReason.ABORTED: "stopped; the conversation goes on as if this had not been asked",
     }
     printer.end(notes.get(finish, ""))
     return finish
+
+
+def parse_effort(value: str) -> EffortLevel:
+    """A mode by its name, or a number.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if value in {level.value for level in Effort}:
+        return Effort(value)
+    if value.isdecimal() and 1 <= int(value) <= 100:
+        return int(value)
+    raise UserError(f"effort: got {value!r}; allowed: {', '.join(level.value for level in Effort)}, or a number from 1 to 100")
 
 
 def _typed(console: Console) -> Iterator[str]:
@@ -230,7 +281,7 @@ def _typed(console: Console) -> Iterator[str]:
             console.out()
             return
         except KeyboardInterrupt:
-            _say(console, f"\n{HELP}")
+            say(console, f"\n{HELP}")
 
 
 def _piped(console: Console) -> Iterator[str]:
@@ -238,11 +289,7 @@ def _piped(console: Console) -> Iterator[str]:
     try:
         for line in sys.stdin:
             if line.strip():
-                _say(console, f"\n> {line.strip()}")
+                say(console, f"\n> {line.strip()}")
             yield line
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: not {error.encoding} text: {error.reason} at byte {error.start}") from None
-
-
-def _say(console: Console, text: str) -> None:
-    console.out(safe(text, console.encoding), highlight=False)

@@ -28,7 +28,6 @@ from recipes.runtime import check_engine
 from recipes.schema import NAME_PATTERN, schema_text
 from recipes.tree import RecipeError, did_you_mean
 from rewards.errors import UserError
-from rewards.task import Effort
 from rl.config import EngineName
 from rl.imports import uncollected
 
@@ -99,9 +98,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chat.add_argument("source", metavar="RUN|MODEL", help="a run's folder or name, a model's folder, or a hub id")
     chat.add_argument("--temperature", type=_not_negative, default=0.0, help="0 is greedy (default)")
     chat.add_argument("--max-tokens", type=_positive, default=256, help="of one answer (default: 256)")
-    efforts = [Effort.NONE.value, Effort.HIGH.value]
-    chat.add_argument("--effort", choices=efforts, default="high", help="how long to think (default: high)")
-
+    chat.add_argument(
+        "--effort", default="high", help="how long to think: none, high (default), max, or a number from 1 to 100"
+    )
+    chat.add_argument("--no-tools", action="store_true", help="without the tools that the run's recipe names")
     chat.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what samples (default: torch)")
 
     report = command("report", "one HTML page of a run: curves, transcripts, summary, origin; needs no network", _report)
@@ -245,16 +245,21 @@ def _idle() -> bool:
 def _chat(arguments: argparse.Namespace) -> int:
     source = _source(arguments.source)
     _hush(arguments.engine)
+    recipe = Path(source) / "recipe.yaml"
+    loaded = load(recipe) if recipe.is_file() else None
     with uncollected():
-        from recipes.chat import chat
+        from recipes.chat import chat, parse_effort
+        from recipes.launch import agent_of
 
-    effort = Effort(arguments.effort)
+    agent = None if loaded is None or arguments.no_tools else agent_of(loaded)
     return chat(
         source,
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
-        effort=effort,
+        effort=parse_effort(arguments.effort),
         engine=arguments.engine,
+        agent=agent,
+        chat_config=None if loaded is None else loaded.recipe.model.chat,
     )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recipes.lines import judge
+from recipes.lines import agent, efforts, judge
 from recipes.text import duration, number, percent, plot, safe, split_thinking
 
 SAMPLE_CHARS, SAMPLE_LINES = 800, 12  # of each part of a sample; the middle is left out, and that is said
@@ -66,8 +66,11 @@ def _tables(console: Console, stages: Stages) -> Iterator[Text | Table]:
         if powers := result.get("pass_at_k"):
             shares = "  ".join(f"{k}: {percent(share)}" for k, share in powers.items())
             yield Text(f"pass@k after {_clean(console, stage)}:  {shares}")
-        if figures := judge(result.get("judge", {})):
-            yield Text(f"after {_clean(console, stage)}:{figures}")
+        for figures in (
+            judge(result.get("judge", {})), efforts(result.get("by_effort", {})), agent(result.get("agent", {})),
+        ):  # fmt: skip
+            if figures:
+                yield Text(f"after {_clean(console, stage)}:{figures}")
         if failed := result.get("num_failed"):
             text = f"after {_clean(console, stage)}: {failed} completions could not be scored and count as not solved"
             yield Text(text, "red")

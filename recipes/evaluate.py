@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from recipes.launch import read_data, start_workers, to_plan
+from recipes.launch import read_data, start_workers, to_plan, with_tools
 from recipes.lines import Progress, line
 from recipes.load import LoadedRecipe
 from recipes.runtime import check_engine, ray_runtime
@@ -27,7 +27,7 @@ from specialists.specialist import Plan
 
 def evaluate_model(source: str, loaded: LoadedRecipe, *, as_json: bool) -> int:
     """Prints the accuracy; the model's own settings (dtype, attention) come from the recipe."""
-    plan = to_plan(loaded)
+    plan = with_tools(to_plan(loaded))
     check_engine(plan.engine.name, plan.runtime)
     if not plan.can_score:
         raise UserError("rewards: got none; allowed: at least one, or a judge, since it decides what counts as correct")
@@ -49,9 +49,13 @@ async def _evaluate(plan: Plan, folder: str) -> Evaluation:
     data = read_data(plan)
     workers = await start_workers(plan, _note)
     model = ModelConfig(
-        path=folder, dtype=plan.model.dtype, attention=plan.model.attention, trust_remote_code=plan.model.trust_remote_code
+        path=folder,
+        dtype=plan.model.dtype,
+        attention=plan.model.attention,
+        trust_remote_code=plan.model.trust_remote_code,
+        chat=plan.model.chat,
     )
-    spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s)
+    spec = EngineSpec(folder, model, plan.engine, plan.runtime.timeout_s, plan.agent)
     try:
         if plan.judge is not None:
             await open_judge(workers, plan.judge, model, plan.engine, plan.runtime.timeout_s)
@@ -59,8 +63,9 @@ async def _evaluate(plan: Plan, folder: str) -> Evaluation:
         crew = Crew(workers.rollouts, workers.rewards, primary, plan.runtime.timeout_s, part, workers.judges)
         await crew.open(spec)
         config = plan.evaluation
-        tasks, labels = data.held_out[: config.num_tasks], data.judging_held_out[: config.num_tasks]
-        return await evaluate(crew, tasks, config.sampling, config.num_samples, plan.seed, labels)
+        num_levels = max(1, len(plan.efforts.levels))  # each task is there once for each
+        tasks, labels = data.held_out[: config.num_tasks * num_levels], data.judging_held_out[: config.num_tasks]
+        return await evaluate(crew, tasks, config.sampling, config.num_samples, plan.seed, labels, plan.efforts)
     finally:
         for problem in await workers.close():
             _note("close_failed", {"error": repr(problem)})
@@ -82,6 +87,10 @@ def _print(result: Evaluation, folder: str, recipe: str) -> None:
         table.add_row(f"  {kind}", f"{accuracy:.1%}")
     for k, share in result.pass_at_k.items():
         table.add_row(f"pass@{k}", f"{share:.1%}")
+    for level, found in result.by_effort.items():
+        table.add_row(f"effort {level}", f"{found['accuracy']:.1%} in {found['mean_tokens']:.0f} tokens")
+    for name, value in result.agent.items():
+        table.add_row(f"agent: {name.replace('_', ' ')}", f"{value:.3g}")
     for name, value in result.judge.items():
         table.add_row(f"judge: {name.replace('_', ' ')}", f"{value:.3g}")
     if result.num_failed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -40,9 +41,12 @@ from rewards.score import is_correct
 from rl.checkpoint import point_at, remove_leftovers, write_manifest, write_text
 from rl.compute import set_num_threads
 from rl.config import GrpoConfig, RuntimeConfig
+from rl.effort import Efforts
 from rl.engine.protocol import WeightsError
+from rl.rollout import AgentSpec
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
+from rl.tools.source import read_sources
 from rl.workers import InlineRewards, InlineRollouts, InlineTrainer, WorkerDiedError, Workers, in_thread
 from specialists.config import SftConfig
 from specialists.data import Data, load_data
@@ -54,7 +58,7 @@ from specialists.specialist import InterruptedRun, Plan, Specialist
 
 def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
     """Trains what the recipe says; returns the exit code."""
-    plan = to_plan(loaded)
+    plan = with_tools(to_plan(loaded))
     check_engine(plan.engine.name, plan.runtime)
     data = read_data(plan)  # before there is a folder: most mistakes show here
     folder = new_run_folder(name or plan.name)
@@ -66,7 +70,7 @@ def run_recipe(loaded: LoadedRecipe, *, name: str | None, as_json: bool) -> int:
 def resume_run(stopped: Stopped, *, as_json: bool) -> int:
     """Goes on with a run from its newest checkpoint; what it had logged after that is cut away. Returns the exit code."""
     folder, checkpoint = stopped.folder, stopped.checkpoint
-    plan = to_plan(stopped.loaded)
+    plan = with_tools(to_plan(stopped.loaded))
     check_engine(plan.engine.name, plan.runtime)
     data = read_data(plan)
     if checkpoint is not None:
@@ -147,7 +151,10 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         rubric = Rubric(recipe.judge.rubric) if recipe.judge.rubric else None
         rules = Rules(read_prompt(recipe.judge.prompt, search), rubric, recipe.judge.num_samples)
         judge = JudgePlan(recipe.judge, rules)
+    agent = agent_of(loaded)
     read = [*(reward.text or "" for reward in rewards), *([judge.rules.prompt.text] if judge else [])]
+    read += [source.text or "" for source in agent.tools]
+    read += [Path(recipe.model.chat.wording).read_text(encoding="utf-8")] if recipe.model.chat.wording else []
     texts = "\n".join([recipe_hash(recipe), *read])  # an edited reward is another recipe
     return Plan(
         name=str(recipe.name),
@@ -158,6 +165,8 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
         stages=recipe.stages,
         rewards=rewards,
         sandbox=recipe.sandbox,
+        agent=agent,
+        efforts=Efforts(recipe.efforts),
         judge=judge,
         optimizer=recipe.optimizer,
         engine=recipe.engine,
@@ -168,9 +177,21 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
     )
 
 
+def agent_of(loaded: LoadedRecipe) -> AgentSpec:
+    """What rollouts are beside their model, with the tools' sources read; nothing of them runs yet."""
+    recipe = loaded.recipe
+    sources = read_sources(recipe.tools, [loaded.path.parent, Path.cwd()])
+    return AgentSpec(recipe.thinking, sources, (), recipe.sandbox, recipe.rollout)
+
+
+def with_tools(plan: Plan) -> Plan:
+    """The plan with what the model is told of its tools."""
+    return dataclasses.replace(plan, agent=plan.agent.with_specs())
+
+
 def read_data(plan: Plan) -> Data:
     """The recipe's tasks and its judge's labels; raises a UserError where they lack what a reward asks for."""
-    data = load_data(plan.data, domain=plan.domain, seed=plan.seed)
+    data = load_data(plan.data, domain=plan.domain, seed=plan.seed, levels=plan.efforts.levels)
     tasks = [*(example.task for example in data.train), *data.held_out]
     check_rewards(plan.rewards, plan.sandbox, tasks, try_box=plan.runtime.address is None)
     return data if plan.judge is None else with_labels(data, plan.judge.config, plan.judge.rules, plan.seed)

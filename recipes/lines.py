@@ -89,6 +89,8 @@ def _metrics(row: Row, progress: Progress) -> str:
         parts.append(f"tokens {row['completion_tokens_mean']:.0f}")
         if failed := int(row.get("num_failed_rollouts", 0)):
             parts.append(f"failed scores {failed}")
+        if "agent/calls_mean" in row:
+            parts.append(f"calls {row['agent/calls_mean']:.1f}")
         if "judge/accuracy" in row:
             parts.append(f"judge {percent(row['judge/accuracy'])} right")
         if row["num_groups_without_signal"] == row["num_groups"]:
@@ -112,10 +114,25 @@ def evaluation(row: Row) -> str:
     low, high = row["interval"]
     kinds = "  ".join(f"{kind} {percent(share)}" for kind, share in row.get("by_kind", {}).items())
     failed = f"  could not be scored: {row['num_failed']}" if row.get("num_failed") else ""
+    others = judge(row.get("judge", {})) + efforts(row.get("by_effort", {})) + agent(row.get("agent", {}))
     return (
         f"{percent(row['accuracy'])} of {row['num_tasks']} held-out tasks (95 %: {100 * low:.1f} to {100 * high:.1f})"
-        f"  tokens {row['mean_completion_tokens']:.0f}{failed}{'  ' if kinds else ''}{kinds}{judge(row.get('judge', {}))}"
+        f"  tokens {row['mean_completion_tokens']:.0f}{failed}{'  ' if kinds else ''}{kinds}{others}"
     )
+
+
+def efforts(levels: Row) -> str:
+    """Accuracy and tokens of each effort; empty where there is one."""
+    words = [f"{level} {percent(found['accuracy'])} in {found['mean_tokens']:.0f} tokens" for level, found in levels.items()]
+    return f"  effort: {', '.join(words)}" if words else ""
+
+
+def agent(figures: Row) -> str:
+    """What rollouts with tools were like; empty where none called one."""
+    if "calls_mean" not in figures:
+        return ""
+    kept = figures.get("reasoning_kept_share")
+    return f"  calls {figures['calls_mean']:.1f}" + (f", thinking kept {percent(kept)}" if kept is not None else "")
 
 
 def judge(figures: Row) -> str:

@@ -224,9 +224,10 @@ def _complete_optimizers(tree: Node) -> Node:
 def _absolute_paths(tree: Node) -> Node:
     """`tree` with each local model, data set and reward file that exists under its absolute path."""
     data = tree.plain()
-    keys: list[Key] = [("model", "path")]
+    keys: list[Key] = [("model", "path"), ("model", "chat", "wording")]
     keys += [("data", "sources", i, "dataset") for i in range(_length(data, "data", "sources"))]
     keys += [("rewards", i, "use") for i in range(_length(data, "rewards"))]
+    keys += [("tools", i, *key) for i in range(_length(data, "tools")) for key in (("use",), ("options", "path"))]
     keys += [("judge", "model"), ("judge", "prompt"), ("judge", "train", "labels")]
     for key in keys:
         node = tree.nearest(key)

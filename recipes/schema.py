@@ -22,21 +22,26 @@ from rewards.rubric import problems as rubric_problems
 from rl.config import (
     MUON_WITH_LORA,
     CheckpointConfig,
+    EffortsConfig,
     EngineConfig,
     EvalConfig,
     GrpoConfig,
+    LevelConfig,
     ModelConfig,
     OptimizerConfig,
+    RolloutConfig,
     RuntimeConfig,
     SamplingConfig,
+    ThinkingConfig,
 )
 from rl.engine.capabilities import DECLARED
 from rl.judge_config import POLICY, JudgeConfig
+from rl.tools.config import BUILT_IN, ToolConfig
 from specialists.config import DataConfig, SftConfig, SourceConfig
 from specialists.generators import GENERATORS, REASONING_GYM
 
 OWN_GENERATORS = tuple(GENERATORS)
-SHORTHANDS = {"model": "path", "engine": "name", "runtime": "mode"}  # `engine: torch` is `engine: {name: torch}`
+SHORTHANDS = {"model": "path", "engine": "name", "runtime": "mode", "thinking": "mode"}  # `engine: torch` is `{name: torch}`
 STAGE_SHORTHANDS = {"loss": "name"}  # of a stage: `loss: dapo` is `loss: {name: dapo}`
 ADDRESS = r"auto|(?!ray:)[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}"  # of a Ray cluster
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a run's folder is called by it
@@ -57,6 +62,10 @@ class Recipe(BaseModel):
     data: DataConfig
     stages: tuple[Annotated[StageConfig, Field(discriminator="kind")], ...]
     rewards: tuple[RewardConfig, ...] = ()
+    tools: tuple[ToolConfig, ...] = ()
+    thinking: ThinkingConfig = Field(default_factory=ThinkingConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    efforts: EffortsConfig = Field(default_factory=EffortsConfig)
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig)
     judge: JudgeConfig | None = None
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -72,6 +81,8 @@ class Recipe(BaseModel):
             *_data_problems(self),
             *_stage_problems(self),
             *_engine_problems(self),
+            *_tool_problems(self),
+            *_effort_problems(self),
             *_judge_problems(self),
             *_runtime_problems(self.runtime),
             *_sandbox_problems(self.sandbox),
@@ -89,6 +100,12 @@ def _model_problems(recipe: Recipe) -> Problems:
     if (path is None) == (init is None):
         got = "got neither" if path is None else "got both"
         yield ("model",), f"{got}; allowed: exactly one of path (an existing model) and init (a new one)"
+    chat = recipe.model.chat
+    if chat.format == "encoder" and (path is None or not recipe.model.trust_remote_code):
+        text = "got encoder, which is code of the model's folder; allowed: with model.path and model.trust_remote_code: true"
+        yield ("model", "chat", "format"), text
+    if chat.format == "template" and init is not None:
+        yield ("model", "chat", "format"), "got template with a new model; allowed: auto or v4, whose format it is"
     if recipe.model.lora is None:
         return
     if init is not None:
@@ -227,6 +244,43 @@ def _engine_problems(recipe: Recipe) -> Problems:
             yield ("engine", key), f"got {show(value)} with {engine.name}; allowed: with vllm (engine.name=vllm)"
 
 
+def _tool_problems(recipe: Recipe) -> Problems:
+    seen: dict[str, int] = {}
+    for i, tool in enumerate(recipe.tools):
+        key: Key = ("tools", i)
+        if (tool.use is None) == (tool.mcp is None):
+            yield key, f"got {'neither' if tool.use is None else 'both'}; allowed: exactly one of use and mcp"
+        elif tool.mcp is not None and (tool.mcp.command is None) == (tool.mcp.url is None):
+            got = "neither" if tool.mcp.url is None else "both"
+            yield (*key, "mcp"), f"got {got}; allowed: exactly one of command and url"
+        elif tool.use is not None and tool.use not in BUILT_IN and ":" not in tool.use:
+            near = did_you_mean(tool.use, BUILT_IN)
+            yield (
+                (*key, "use"),
+                f"got {show(tool.use)}; allowed: {', '.join(BUILT_IN)}, FILE.py:FUNCTION, MODULE:FUNCTION{near}",
+            )
+        if tool.use is not None and tool.use in seen:
+            yield (*key, "use"), f"got {show(tool.use)}, as tool {seen[tool.use]}; allowed: once"
+        seen.setdefault(tool.use or "", i)
+
+
+def _effort_problems(recipe: Recipe) -> Problems:
+    seen = set[object]()
+    for i, level in enumerate(recipe.efforts.levels):
+        key: Key = ("efforts", "levels", i)
+        if level.effort in seen:
+            yield (*key, "effort"), f"got {show(level.effort)} twice; allowed: each effort once"
+        seen.add(level.effort)
+        if level.window is not None and level.window > recipe.engine.max_seq_len:
+            limit = recipe.engine.max_seq_len
+            yield (*key, "window"), f"got {level.window}; allowed: at most engine.max_seq_len {limit}, or raise that"
+        most = min(recipe.engine.max_seq_len, level.window or recipe.engine.max_seq_len)
+        if level.max_tokens is not None and level.max_tokens >= most:
+            yield (*key, "max_tokens"), f"got {level.max_tokens}; allowed: fewer than its window of {most} tokens"
+        if level.effort not in (None, "none") and recipe.thinking.mode == "off":
+            yield (*key, "effort"), f"got {show(level.effort)} with thinking off; allowed: none, or another thinking.mode"
+
+
 def _judge_problems(recipe: Recipe) -> Problems:
     judge = recipe.judge
     weighted = any(reward.weight for reward in recipe.rewards)
@@ -292,7 +346,8 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file. Nothing that merges is required, because `extends` may supply it."""
     schema = Recipe.model_json_schema()
     defs: dict[str, dict[str, Any]] = schema["$defs"]
-    items = {SftConfig, GrpoConfig, SourceConfig, RewardConfig}  # list items replace whole, so they must be complete
+    # list items replace whole, so they must be complete
+    items = {SftConfig, GrpoConfig, SourceConfig, RewardConfig, ToolConfig, LevelConfig}
     for name in defs.keys() - {item.__name__ for item in items}:
         defs[name].pop("required", None)
     defs["GrpoConfig"]["required"] = ["kind"]  # the tag has a default in Python only

@@ -41,6 +41,15 @@ def effort_name(effort: EffortLevel) -> str:
     return effort.value if isinstance(effort, Effort) else str(effort)
 
 
+def effort_order(effort: EffortLevel) -> int:
+    """What puts efforts in order, from the least; the modes stand among the numbers.
+
+    >>> sorted([Effort.MAX, 40, Effort.NONE, Effort.HIGH], key=effort_order)
+    [<Effort.NONE: 'none'>, 40, <Effort.HIGH: 'high'>, <Effort.MAX: 'max'>]
+    """
+    return effort if isinstance(effort, int) else {Effort.NONE: 0, Effort.HIGH: 101, Effort.MAX: 102}[effort]
+
+
 @dataclass(frozen=True)
 class ToolSpec:
     """What a model is told of a tool.
@@ -102,12 +111,27 @@ class Message:
         return out
 
 
+def texts_of(message: Message) -> list[str]:
+    """All that somebody wrote in it: its content, its thinking, and what its calls hold.
+
+    >>> texts_of(Message(Role.ASSISTANT, "", "look", (ToolCall("shell", {"command": "ls", "lines": 5}),)))
+    ['', 'look', 'shell', 'command', 'ls', 'lines', '5']
+    """
+    found = [message.content, message.reasoning or ""]
+    for call in message.tool_calls:
+        found.append(call.name)
+        for name, value in call.arguments.items():
+            found += [name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+    return found
+
+
 @dataclass(frozen=True)
 class Task:
     """One problem: what the model is shown, and what scoring needs.
 
-    `data` holds any further columns of the data set for rewards to read; it must be plain JSON values.
-    Two tasks that show the model the same messages have the same `content_hash`, whatever their ids.
+    `data` holds any further columns of the data set for rewards to read; it must be plain JSON values. What lies in a tool's
+    box from the beginning is there as well: `files` (text by path) and `setup` (a command).
+    Two tasks that show the model the same messages, and the same box, have the same `content_hash`, whatever their ids.
 
     >>> task = Task("add/7", "math", (Message(Role.USER, "2+3"),), answer="5")
     >>> task.content_hash == Task("other", "math", (Message(Role.USER, "2+3"),), answer="5").content_hash
@@ -126,8 +150,9 @@ class Task:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hex digest of everything the model is shown: messages and effort."""
-        shown = {"messages": [m.as_dict() for m in self.messages], "effort": effort_name(self.effort)}
+        """Hex digest of everything the model is shown: messages, effort, and what its tools find in their box."""
+        shown: dict[str, Any] = {"messages": [m.as_dict() for m in self.messages], "effort": effort_name(self.effort)}
+        shown |= {key: self.data[key] for key in ("files", "setup") if key in self.data}
         canonical = json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 

@@ -26,6 +26,7 @@ class Transcript:
     token_ids: tuple[int, ...] = ()  # those tokens, for rewards that compare or count them; nothing here reads them
     group: str = ""  # names the group that it was sampled in; a reward that takes batches gets a group at a time
     box_state: BoxState | None = None  # what its agent's box held in the end; None: no box was used
+    num_reasoning_tokens: int = 0  # of those sampled, the ones of its thinking
 
     @classmethod
     def of(cls, completion: str, *, finish_reason: str = "stop", num_tokens: int = 0, group: str = "") -> Transcript:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rl.batch import Sample
 from rl.config import GrpoConfig
+from rl.effort import NO_EFFORTS, Efforts
 from rl.judging import is_judging
 from rl.shaping import is_truncated, length_penalty
 from rl.trajectory import TrajectoryGroup
@@ -37,38 +38,45 @@ class GroupCounts:
     num_groups: int
     num_without_signal: int  # all valid rewards equal, or nothing left to train on: no gradient, skipped
     num_failed_rollouts: int  # could not be scored: left out of baseline and batch
-    num_overlong: int  # valid completions whose score the length penalty lowered
+    num_overlong: int  # valid completions whose score a length penalty lowered
     num_truncated: int  # completions that were cut and, by `mask_truncated`, not trained on, in groups with signal
 
 
-def shaped_rewards(group: TrajectoryGroup, stage: GrpoConfig) -> list[float]:
-    """The score of each valid member, with the length penalty where the stage has one; judging tasks have none."""
-    if stage.overlong is None or is_judging(group.task):
+def shaped_rewards(group: TrajectoryGroup, stage: GrpoConfig, efforts: Efforts = NO_EFFORTS) -> list[float]:
+    """The score of each valid member, with the stage's length penalty and its effort's; judging tasks have none."""
+    if is_judging(group.task):
         return _scores(group)
-    max_tokens = stage.overlong.max_tokens or stage.sampling.max_tokens
-    lengths = [m.trajectory.num_sampled for m in group.valid]
-    return [r + length_penalty(n, stage.overlong, max_tokens) for r, n in zip(_scores(group), lengths, strict=True)]
+    found = []
+    for member, score in zip(group.valid, _scores(group), strict=True):
+        trajectory, overlong = member.trajectory, stage.overlong
+        shaped = score + efforts.penalty(group.task.effort, trajectory.num_reasoning)
+        if overlong is not None:
+            shaped += length_penalty(trajectory.num_sampled, overlong, overlong.max_tokens or stage.sampling.max_tokens)
+        found.append(shaped)
+    return found
 
 
-def has_signal(group: TrajectoryGroup, stage: GrpoConfig) -> bool:
+def has_signal(group: TrajectoryGroup, stage: GrpoConfig, efforts: Efforts = NO_EFFORTS) -> bool:
     """Whether the group would give training samples: its rewards differ, and some completion is left to train on."""
-    rewards = shaped_rewards(group, stage)
+    rewards = shaped_rewards(group, stage, efforts)
     return len(rewards) >= 2 and max(rewards) - min(rewards) >= SAME_REWARD and any(_trained(group, stage))
 
 
-def to_samples(groups: Iterable[TrajectoryGroup], stage: GrpoConfig) -> tuple[list[Sample], GroupCounts]:
+def to_samples(
+    groups: Iterable[TrajectoryGroup], stage: GrpoConfig, efforts: Efforts = NO_EFFORTS
+) -> tuple[list[Sample], GroupCounts]:
     """Training samples of the groups that carry a signal.
 
     Failed members are left out before centring, so the others' advantages are those of the valid subset exactly.
     """
     groups = list(groups)
-    rewards = [shaped_rewards(group, stage) for group in groups]
+    rewards = [shaped_rewards(group, stage, efforts) for group in groups]
     all_rewards = [r for of_group in rewards for r in of_group]
     batch_std = _std(all_rewards)
     samples: list[Sample] = []
     num_without = num_truncated = 0
     for group, of_group in zip(groups, rewards, strict=True):
-        if not has_signal(group, stage):
+        if not has_signal(group, stage, efforts):
             num_without += 1
             continue
         scale = {"none": 1.0, "group": _std(of_group) + STD_FLOOR, "batch": batch_std + STD_FLOOR}[stage.scale_rewards]

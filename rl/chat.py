@@ -1,21 +1,27 @@
-"""The only border between messages and token ids: prompts and demonstrations in, completions out.
+"""The only border between messages and token ids: prompts, tool results and demonstrations in, what was sampled out.
 
-Works with any tokenizer that has a chat template. Text is encoded once, before sampling; what the model sampled is never
-re-tokenised. Special tokens come from the template alone: one that somebody typed into a message is encoded as its letters.
+Text is encoded once, before it is sampled from; what the model sampled is never re-tokenised. How a conversation is written
+is a format's (`rl/formats`). Special tokens come from the format alone: one that somebody typed into a message, or that a
+tool returned, is encoded as its letters.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rewards.errors import UserError
-from rewards.task import Demonstration, Effort, EffortLevel, Message, Role
-from rewards.transcript import END_THINK, THINK, parse_completion
+from rewards.task import Demonstration, Effort, EffortLevel, Message, Role, ToolCall, ToolSpec
+from rewards.transcript import END_THINK, THINK
+from rl.config import ChatConfig, ThinkingConfig
+from rl.formats.build import build_format
+from rl.formats.protocol import Format, ReadTurn, ThinkingMode
 
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
 NOTHING = r"(?!)"  # a pattern that never matches
@@ -23,59 +29,80 @@ NOTHING = r"(?!)"  # a pattern that never matches
 
 @dataclass(frozen=True)
 class EncodedDemonstration:
-    """Token ids of a demonstration; `loss_mask` is 1 on the assistant's own tokens (its end-of-turn token included)."""
+    """Token ids of a demonstration; `loss_mask` is 1 on the assistant's own tokens (its end-of-turn tokens included)."""
 
     token_ids: list[int]
     loss_mask: list[int]
 
 
 class ChatFormat:
-    """Encodes conversations with a tokenizer's own chat template.
+    """Encodes conversations, with these tools shown to the model.
 
     >>> chat = ChatFormat(load_tokenizer("runs/quickstart/checkpoints/last"))            # doctest: +SKIP
     >>> chat.prompt_ids([Message(Role.USER, "2+3")])                                      # doctest: +SKIP
     [0, 2, 18, 267, 19, 3, 4]
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, stop_ids: Sequence[int] = ()) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_ids: Sequence[int] = (),
+        config: ChatConfig | None = None,
+        tools: Sequence[ToolSpec] = (),
+        thinking: ThinkingConfig | None = None,
+    ) -> None:
+        self.tokenizer, self.tools = tokenizer, tuple(tools)
+        self.thinking = thinking or ThinkingConfig()
+        self._config = config or ChatConfig()
         self.stop_ids = frozenset(stop_ids) | {int(tokenizer.eos_token_id)}
         specials = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
         self._stand_ins = {token: chr(STAND_IN + i) for i, token in enumerate(specials)}
         self._specials = {stand_in: token for token, stand_in in self._stand_ins.items()}
         self._typed = re.compile("|".join(map(re.escape, specials)) or NOTHING)
         self._quoted = re.compile(f"([{''.join(self._specials)}])" if specials else NOTHING)
-        self.stop_ids |= self._template_stop_ids()
+        self.format: Format = build_format(tokenizer, self._config, ThinkingMode(self.thinking.mode))
+        if self.format.end:  # the folders of base models name only the end of a text
+            self.stop_ids |= {int(tokenizer.convert_tokens_to_ids(self.format.end))}
+        self._think, self._end_think = self._encode(THINK), self._encode(END_THINK)
+
+    def with_tools(self, tools: Sequence[ToolSpec], thinking: ThinkingConfig) -> ChatFormat:
+        """The same format for conversations with tools."""
+        return type(self)(self.tokenizer, stop_ids=sorted(self.stop_ids), config=self._config, tools=tools, thinking=thinking)
 
     def prompt_ids(self, messages: Sequence[Message], effort: EffortLevel = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""
-        return self._encode(self._render(messages, effort, add_generation_prompt=True))
+        return self._encode(self.format.prompt([self._quoted_message(m) for m in messages], self.tools, effort))
+
+    def results_ids(self, answer: Message, results: Sequence[Message], effort: EffortLevel = Effort.HIGH) -> list[int]:
+        """What follows an answer that called tools and is not sampled: their results, and the beginning of the next turn."""
+        quoted = [self._quoted_message(m) for m in results]
+        return self._encode(self.format.results(self._quoted_message(answer), quoted, effort))
+
+    def read(self, completion_ids: Sequence[int], effort: EffortLevel = Effort.HIGH) -> ReadTurn:
+        """What the model said in one turn, given all that it sampled; never raises."""
+        return self.format.read(self._text(completion_ids), effort)
 
     def demonstration(self, demonstration: Demonstration) -> EncodedDemonstration:
-        """Prompt and response. The response must continue the prompt that the model will see, which is checked."""
+        """Prompt, turns and tool results. What the model will see is what a rollout would show it."""
         task = demonstration.task
-        prompt = self._render(task.messages, task.effort, add_generation_prompt=True)
-        whole = self._render((*task.messages, demonstration.response), task.effort, add_generation_prompt=False)
-        reasoning, header = demonstration.response.reasoning, prompt.rstrip()
-        fits = not header.endswith(THINK) if reasoning is None else not header.endswith(END_THINK)
-        if not whole.startswith(prompt) or not fits:
-            raise UserError(
-                f"task {task.id}: the chat template renders the answered conversation differently from the prompt, so the "
-                f"model would be trained on another text than it is asked with.\n prompt: {prompt[-80:]!r}\n answered: "
-                f"{whole[max(0, len(prompt) - 80) : len(prompt) + 20]!r}\n Give the demonstration a reasoning if the template "
-                "opens a thinking block, or use effort none."
-            )
-        prompt_ids, response_ids = self._encode(prompt), self._encode(whole[len(prompt) :])
-        ends = [i for i, token in enumerate(response_ids) if token in self.stop_ids]
-        if not ends:
-            stops = ", ".join(map(repr, self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))))
-            raise UserError(
-                f"task {task.id}: the chat template ends the answer with {whole[-20:]!r}, which holds none of the tokens that "
-                f"end a turn ({stops}), so the model would never learn to stop; end the template's answers with its "
-                "end-of-sequence token"
-            )
-        response_ids = response_ids[: ends[-1] + 1]  # some templates add a line break, which the model never gets to sample
-        return EncodedDemonstration(prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids))
+        ids = self.prompt_ids(task.messages, task.effort)
+        mask = [0] * len(ids)
+        answer: Message | None = None
+        for is_answer, group in groupby(demonstration.messages, lambda m: m.role is Role.ASSISTANT):
+            for message in group if is_answer else ():
+                if message.reasoning is None and ids[-len(self._think) :] == self._think:
+                    raise UserError(
+                        f"task {task.id}: the prompt opens the thinking, and the demonstration has none: the model would learn "
+                        "not to think. Give the demonstration a reasoning, or use effort none"
+                    )
+                answer, turn = message, self._turn_ids(task.id, message, task.effort)
+                ids, mask = ids + turn, mask + [1] * len(turn)
+            if not is_answer:
+                assert answer is not None, "a demonstration begins with the assistant"
+                forced = self.results_ids(answer, list(group), task.effort)
+                ids, mask = ids + forced, mask + [0] * len(forced)
+        return EncodedDemonstration(ids, mask)
 
     def completion_text(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> str:
         """What the model wrote, as rewards and people read it.
@@ -83,42 +110,56 @@ class ChatFormat:
         The end-of-turn token is left out. Where the prompt itself opened the thinking, `<think>` is put back in front, so
         that a reader can tell thinking from answer.
         """
-        ids = list(completion_ids)
-        if ids and ids[-1] in self.stop_ids:
-            ids.pop()
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        text = self._text(completion_ids)
         tail = str(self.tokenizer.decode(list(prompt_ids)[-8:], skip_special_tokens=False)).rstrip()
         return THINK + text if tail.endswith(THINK) else text
 
-    def parse(self, completion_text: str) -> Message:
-        return parse_completion(completion_text)
+    def num_reasoning(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
+        """How many sampled tokens of a turn belong to its thinking, the one that ends it included."""
+        begin, end, sampled = self._think, self._end_think, list(completion_ids)
+        if list(prompt_ids[-len(begin) :]) != begin and sampled[: len(begin)] != begin:
+            return 0
+        for i in range(len(sampled) - len(end) + 1):
+            if sampled[i : i + len(end)] == end:
+                return i + len(end)
+        return len(completion_ids)
 
-    def _template_stop_ids(self) -> set[int]:
-        """The special token that the template puts behind an answer; the folders of base models name only the end of a text."""
-        conversation = (Message(Role.USER, "question"), Message(Role.ASSISTANT, "answer"))
-        after = self._render(conversation, Effort.HIGH, add_generation_prompt=False).rpartition("answer")[2]
-        found = self._typed.search(after)
-        return {int(self.tokenizer.convert_tokens_to_ids(found.group()))} if found else set()
+    def _text(self, completion_ids: Sequence[int]) -> str:
+        ids = list(completion_ids)
+        if ids and ids[-1] in self.stop_ids:
+            ids.pop()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def _render(self, messages: Sequence[Message], effort: EffortLevel, *, add_generation_prompt: bool) -> str:
+    def _turn_ids(self, task_id: str, message: Message, effort: EffortLevel) -> list[int]:
+        """What a model would have sampled to say this, its end-of-turn token included."""
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [
-                        {key: self._quote(text) if key != "role" else text for key, text in m.as_dict().items()}
-                        for m in messages
-                    ],
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    enable_thinking=effort is not Effort.NONE,
-                )
-            )
-        except TemplateError as error:  # some know no system role, some want user and assistant in turns
-            roles = ", ".join(m.role.value for m in messages)
-            raise UserError(f"the model's chat template refuses a conversation of the roles {roles}: {error}") from error
+            return self._encode(self.format.turn(self._quoted_message(message), effort))
+        except UserError as error:
+            raise UserError(f"task {task_id}: {error}") from error
+
+    def _quoted_message(self, message: Message) -> Message:
+        """Puts a private-use character in the place of each special token that stands in a message's text."""
+        return dataclasses.replace(
+            message,
+            content=self._quote(message.content),
+            reasoning=None if message.reasoning is None else self._quote(message.reasoning),
+            tool_calls=tuple(self._quoted_call(call) for call in message.tool_calls),
+        )
+
+    def _quoted_call(self, call: ToolCall) -> ToolCall:
+        written = {self._quote(name): self._quote(text) for name, text in call.written.items()}
+        return dataclasses.replace(
+            call, name=self._quote(call.name), arguments=self._quoted_json(dict(call.arguments)), written=written
+        )
+
+    def _quoted_json(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._quote(value)
+        if isinstance(value, Mapping):
+            return {self._quote(str(key)): self._quoted_json(inner) for key, inner in value.items()}
+        return [self._quoted_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     def _quote(self, text: str) -> str:
-        """Puts a private-use character in the place of each special token that stands in a message's text."""
         return self._typed.sub(lambda found: self._stand_ins[found.group()], text)
 
     def _encode(self, text: str) -> list[int]:

@@ -28,7 +28,9 @@ class Manifest:
     stage: str
     step: int  # updates since the run's beginning, over all its stages
     domain: str
-    effort: str = "high"
+    effort: str = "high"  # of its tasks; several by commas
+    thinking: str = "interleaved"  # what became of a turn's thinking later on
+    tools: Sequence[str] = ()  # that the model was shown
     model: str = ""  # where the run's first weights came from
     tokenizer_fingerprint: str = ""
     parents: Sequence[str] = ()  # folders of the checkpoints that this one was trained from

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 
 from rewards.judge import Ask, Completer, Judgement, Reply, judge, with_judgement
-from rewards.result import RewardResult
+from rewards.result import RewardResult, ScoreStatus
 from rewards.score import is_correct, is_scored
-from rewards.task import Task
+from rewards.task import Task, effort_name, effort_order
+from rl.agent_figures import agent_figures
 from rl.config import RuntimeConfig, SamplingConfig
+from rl.effort import NO_EFFORTS, Efforts
 from rl.engine.capabilities import Capabilities
 from rl.judging import JudgePart, RolloutCompleter, agreement_of, is_judging, submission
 from rl.judging_figures import label_figures, score_figures
@@ -115,14 +117,17 @@ class Crew:
         return part.endpoint or RolloutCompleter(rollouts, part.sampling, part.effort)
 
     async def _score(self, first: int, pairs: Sequence[tuple[GroupRequest, Trajectory]]) -> list[ScoredTrajectory]:
-        """Each trajectory with its score, in order; rewards and judge are at work side by side."""
-        own = [(request, t) for request, t in pairs if not is_judging(t.task)]
+        """Each trajectory with its score, in order; rewards and judge are at work side by side. A failed one has none."""
+        own = [(request, t) for request, t in pairs if not is_judging(t.task) and t.failure is None]
         results, judgements = await asyncio.gather(self._reward([t for _, t in own]), self._judge(first, own))
         found = iter(zip(results, judgements, strict=True))
         scored = []
         for _, trajectory in pairs:
             if is_judging(trajectory.task):
                 scored.append(ScoredTrajectory(trajectory, agreement_of(trajectory)))
+                continue
+            if trajectory.failure is not None:
+                scored.append(ScoredTrajectory(trajectory, RewardResult(ScoreStatus.FAILED, None, error=trajectory.failure)))
                 continue
             result, judgement = next(found)
             if judgement is not None:
@@ -165,6 +170,8 @@ class Evaluation:
     pass_at_k: Mapping[int, float]
     groups: Sequence[TrajectoryGroup] = field(repr=False)
     judge: Mapping[str, float] = field(default_factory=dict)  # figures of the judge; empty where there is none
+    by_effort: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # see `effort_figures`; empty for one effort
+    agent: Mapping[str, float] = field(default_factory=dict)  # figures of rollouts with tools; empty where none was called
 
     def as_dict(self) -> dict[str, object]:
         """What summary.json and metrics hold: everything but the trajectories."""
@@ -178,6 +185,8 @@ class Evaluation:
             "by_kind": dict(self.by_kind),
             "pass_at_k": {str(k): v for k, v in self.pass_at_k.items()},
             **({"judge": dict(self.judge)} if self.judge else {}),
+            **({"by_effort": {name: dict(found) for name, found in self.by_effort.items()}} if self.by_effort else {}),
+            **({"agent": dict(self.agent)} if self.agent else {}),
         }
 
 
@@ -190,6 +199,27 @@ def _num_solved(group: TrajectoryGroup, primary: str) -> int:
     return sum(is_correct(m.reward, primary) for m in group.members)
 
 
+def effort_figures(groups: Sequence[TrajectoryGroup], primary: str) -> dict[str, dict[str, float]]:
+    """Of each effort, from the least: accuracy, mean sampled tokens, and accuracy per thousand of them. None for one effort."""
+    levels = {group.task.effort for group in groups}
+    if len(levels) < 2:
+        return {}
+    found = {}
+    for level in sorted(levels, key=effort_order):
+        own = [group for group in groups if group.task.effort == level]
+        share = accuracy(own, primary)
+        members = [m.trajectory for group in own for m in group.members]
+        tokens = sum(t.num_sampled for t in members) / len(members)
+        found[effort_name(level)] = {
+            "accuracy": share,
+            "mean_tokens": tokens,
+            "mean_reasoning_tokens": sum(t.num_reasoning for t in members) / len(members),
+            "accuracy_per_1k_tokens": 1000 * share / tokens if tokens else 0.0,
+            "num_tasks": float(len(own)),
+        }
+    return found
+
+
 async def evaluate(
     crew: Crew,
     tasks: Sequence[Task],
@@ -197,12 +227,18 @@ async def evaluate(
     num_samples: int,
     seed: int,
     labels: Sequence[Task] = (),
+    efforts: Efforts = NO_EFFORTS,
 ) -> Evaluation:
     """Accuracy on these tasks: the mean over tasks of the share of their samples whose primary part is full marks.
 
     Where there is a judge, its figures as well: of its scores on these samples, and of its agreement with held-out labels.
     """
-    requests = [GroupRequest(task, 0, num_samples, sampling, f"{seed}/eval") for task in tasks]
+    requests = [
+        GroupRequest(
+            task, 0, num_samples, efforts.sampling(task.effort, sampling), f"{seed}/eval", window=efforts.window(task.effort)
+        )
+        for task in tasks
+    ]
     groups = (await crew.groups(requests)).groups
     judged: dict[str, float] = {}
     if crew.judge is not None:
@@ -225,5 +261,7 @@ async def evaluate(
         by_kind={kind: sum(values) / len(values) for kind, values in sorted(kinds.items())},
         pass_at_k={k: sum(pass_at_k(num_samples, c, k) for c in solved) / len(tasks) for k in powers},
         judge=judged,
+        by_effort=effort_figures(groups, crew.primary),
+        agent=agent_figures([m.trajectory for g in groups for m in g.members]),
         groups=groups,
     )

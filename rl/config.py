@@ -53,6 +53,19 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """How conversations are written for the model.
+
+    `v4` is DeepSeek-V4's format, `template` the tokenizer's own chat template, `encoder` the program that a model's folder
+    ships for it (with trust_remote_code). `auto` is v4 where the vocabulary has all of its special tokens, else template.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    format: Literal["auto", "v4", "template", "encoder"] = "auto"
+    wording: str | None = None  # a file in place of rl/formats/wording.yaml: what v4 says around tools, and of effort
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Where the weights come from: exactly one of `path` and `init`."""
 
@@ -64,6 +77,7 @@ class ModelConfig:
     activation_checkpointing: bool = False  # training keeps each layer's input alone: less memory, a third more products
     trust_remote_code: bool = False
     lora: LoraConfig | None = None  # null: every weight is trained; else give the optimizer `name: adamw`
+    chat: ChatConfig = field(default_factory=ChatConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +112,65 @@ class SamplingConfig:
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     top_k: CountInt = 0
     stop: tuple[str, ...] = ()  # further stop strings; the model's end-of-turn token always stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkingConfig:
+    """What becomes of a turn's thinking later in the conversation.
+
+    `interleaved`: where there are tools it stays, between calls and across the user's turns, so that the context only grows.
+    `per_turn`: it stays between the calls of one question, and is dropped when the user speaks again. `off`: there is none.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    mode: Literal["interleaved", "per_turn", "off"] = "interleaved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """The bounds of a rollout with tools. Each ends it with a finish reason of its own."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    max_turns: PositiveInt = 16
+    max_tokens: PositiveInt | None = None  # sampled in all turns together; null: as many as fit
+    tool_time_s: PositiveFloat = 120.0  # of all calls together; the call that goes beyond it ends the rollout
+    total_time_s: PositiveFloat | None = None  # null: no limit
+    max_attempts: PositiveInt = 3  # of a rollout whose tools fail through no fault of the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelConfig:
+    """One effort that a specialist is trained for and measured at: none, high or max, or a number from 1 to 100."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    effort: Literal["none", "high", "max"] | Annotated[int, Ge(1), Le(100)]
+    max_tokens: PositiveInt | None = None  # of one turn; null: as the stage's or the evaluation's sampling says
+    window: PositiveInt | None = None  # tokens in all, prompt included; null: engine.max_seq_len
+    length_penalty: Annotated[float, Ge(0)] | None = None  # k; null: by `efforts.penalty`, from the number
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyConfig:
+    """What thinking costs: -min(c_max, k l / l_norm) for l tokens of it (DeepSeek-V4.1; its values are not published).
+
+    A level without a k of its own has k0 exp(-(b - b_min) / tau), where b is its number, b_min the smallest of the levels'
+    and tau `spread` times the mean spacing between them.
+    """
+
+    __pydantic_config__ = FORBID_EXTRA
+    c_max: Annotated[float, Ge(0)] = 0.5
+    l_norm: PositiveFloat = 1000.0  # tokens
+    k0: Annotated[float, Ge(0)] = 0.5
+    spread: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffortsConfig:
+    """The efforts of a specialist. Every task is asked at each of them, and each has groups of its own."""
+
+    __pydantic_config__ = FORBID_EXTRA
+    levels: tuple[LevelConfig, ...] = ()  # none: tasks are asked at the effort that they come with
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,13 @@ class RolloutCompleter:
     async def complete(self, asks: Sequence[Ask]) -> list[Reply]:
         requests = [
             GroupRequest(
-                Task(DOMAIN, DOMAIN, ask.messages, effort=self.effort), 0, 1, self.sampling, ask.stream, may_not_fit=True
+                Task(DOMAIN, DOMAIN, ask.messages, effort=self.effort),
+                0,
+                1,
+                self.sampling,
+                ask.stream,
+                may_not_fit=True,
+                has_tools=False,
             )
             for ask in asks
         ]

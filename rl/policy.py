@@ -180,7 +180,7 @@ def load_chat(folder: str | Path, config: ModelConfig) -> ChatFormat:
         generation = GenerationConfig.from_model_config(
             AutoConfig.from_pretrained(str(folder), trust_remote_code=config.trust_remote_code)
         )
-    return ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(generation))
+    return ChatFormat(tokenizer, stop_ids=_end_of_turn_ids(generation), config=config.chat)
 
 
 def config_keys(architecture: str) -> set[str]:
@@ -217,7 +217,7 @@ def init_policy(init: InitConfig, tokenizer: PreTrainedTokenizerBase, config: Mo
 def _wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, source: str = "") -> Policy:
     model.generation_config = _savable(model.generation_config)
     declared = _end_of_turn_ids(model.generation_config)
-    chat = ChatFormat(tokenizer, stop_ids=declared)
+    chat = ChatFormat(tokenizer, stop_ids=declared, config=config.chat)
     if not chat.stop_ids <= set(declared):
         model.generation_config.eos_token_id = sorted(chat.stop_ids)  # a checkpoint stops where training stopped it
     policy = Policy(model.to(best_device()), tokenizer, chat, getattr(torch, config.dtype), source)

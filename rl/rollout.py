@@ -1,23 +1,31 @@
 """Rollouts: tasks in, trajectories out. One coroutine a rollout over one engine; plain class, see rl/actors.py for Ray.
 
 All requests of a call enter the engine while it is paused, so that a batch's make-up, and with it every bit of the result,
-depends on the request alone and not on the timing of threads.
+depends on the request alone and not on the timing of threads. Later turns of rollouts with tools come when their tools are
+done: while one waits for its tool the others decode.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rewards.task import Task
-from rl.config import EngineConfig, ModelConfig, SamplingConfig
+from rewards.config import SandboxConfig
+from rewards.task import Task, ToolSpec
+from rl.config import EngineConfig, ModelConfig, RolloutConfig, SamplingConfig, ThinkingConfig
+from rl.conversation import Conversation
 from rl.engine.build import serve
 from rl.engine.protocol import GenerateRequest, TokenChunk, Weights
 from rl.rng import key_of
-from rl.trajectory import FinishReason, RolloutId, SamplingMask, Trajectory, Turn
+from rl.tools.protocol import ToolUnavailableError
+from rl.tools.session import Session
+from rl.tools.source import ToolSource
+from rl.tools.tools import Tools, specs_of
+from rl.trajectory import FinishReason, RolloutId, Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -31,20 +39,54 @@ class GroupRequest:
     seed: str  # names the random stream, such as "0/train"
     weight: float = 1.0  # of the group's advantages in the batch
     may_not_fit: bool = False  # a prompt that leaves no room gives a trajectory without sampled tokens; else it is an error
+    window: int | None = None  # tokens in all; None: the engine's max_seq_len
+    has_tools: bool = True  # whether the model is shown the recipe's tools; a judge is not
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """What a rollout is beside its model: the tools, where they run, their bounds, and what becomes of the thinking.
+
+    `specs` is what the model is told of the tools, found once (`with_specs`), so that every worker shows the same.
+    """
+
+    thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
+    tools: tuple[ToolSource, ...] = ()
+    specs: tuple[ToolSpec, ...] = ()
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    limits: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def with_specs(self) -> AgentSpec:
+        """With what the model is told of its tools; starts MCP servers for it, and ends them.
+
+        Raises:
+            UserError: a tool cannot be built.
+        """
+        return replace(self, specs=asyncio.run(specs_of(self.tools))) if self.tools else self
 
 
 class RolloutWorker:
-    """Owns an engine and its copy of the policy."""
+    """Owns an engine, its copy of the policy, and the tools. `close` ends them."""
 
-    def __init__(self, folder: str, model: ModelConfig, engine: EngineConfig, *, timeout_s: float) -> None:
+    def __init__(
+        self, folder: str, model: ModelConfig, engine: EngineConfig, agent: AgentSpec | None = None, *, timeout_s: float
+    ) -> None:
+        self.agent = agent or AgentSpec()
         served = serve(folder, model, engine, timeout_s=timeout_s)
-        self.engine, self.chat, self._max_seq_len = served.engine, served.chat, engine.max_seq_len
+        self.engine, self._max_seq_len = served.engine, engine.max_seq_len
+        self.chat = served.chat.with_tools((), self.agent.thinking)
+        self.chat_with_tools = served.chat.with_tools(self.agent.specs, self.agent.thinking)
+        self._tools: Tools | None = None
 
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights)
 
     async def rollout(self, requests: Sequence[GroupRequest]) -> list[list[Trajectory]]:
         """All rollouts of all groups, in the order asked for."""
+        if self.agent.tools and self._tools is None:
+            tools = Tools(self.agent.tools, self.agent.sandbox)
+            await tools.open()
+            self._tools = tools
         await self.engine.pause()
         try:
             running = [self._start(request, i) for request in requests for i in range(request.group_size)]
@@ -58,48 +100,67 @@ class RolloutWorker:
             raise
         return [[next(trajectories) for _ in range(request.group_size)] for request in requests]
 
+    async def close(self) -> None:
+        """Ends the tools and their boxes; the engine is the caller's to close, in another thread."""
+        tools, self._tools = self._tools, None
+        if tools is not None:
+            await tools.close()
+
     def _start(self, request: GroupRequest, index: int) -> asyncio.Task[Trajectory]:
         rollout_id = RolloutId(request.epoch, request.task.content_hash, index)
-        prompt_ids = self.chat.prompt_ids(request.task.messages, request.task.effort)
-        if request.may_not_fit and len(prompt_ids) >= self._max_seq_len:
+        tools = self._tools if request.has_tools else None
+        chat = self.chat if tools is None else self.chat_with_tools
+        prompt_ids = chat.prompt_ids(request.task.messages, request.task.effort)
+        window = min(request.window or self._max_seq_len, self._max_seq_len)
+        if request.may_not_fit and len(prompt_ids) >= window:
             return asyncio.create_task(_without_room(rollout_id, request.task, prompt_ids))
-        stream = self.engine.generate(
-            GenerateRequest(
-                request_id=f"{request.seed}/{rollout_id}",
-                prompt_ids=prompt_ids,
-                sampling=request.sampling,
-                stop_ids=self.chat.stop_ids,
-                seed_key=key_of(request.seed),
-                rollout_key=rollout_id.key,
-            )
+        sampling, limit = request.sampling, self.agent.limits.max_tokens
+        if tools is not None and limit is not None and limit < sampling.max_tokens:
+            sampling = replace(sampling, max_tokens=limit)
+        asked = GenerateRequest(
+            request_id=f"{request.seed}/{rollout_id}",
+            prompt_ids=prompt_ids,
+            sampling=sampling,
+            stop_ids=chat.stop_ids,
+            seed_key=key_of(request.seed),
+            rollout_key=rollout_id.key,
+            keep=tools is not None,
+            window=window,
         )
-        return asyncio.create_task(self._record(rollout_id, request.task, prompt_ids, stream))
+        first = Conversation(self.engine, chat, self.agent.limits, request.task, rollout_id, asked)
+        stream = self.engine.generate(asked)
+        if tools is None:
+            return asyncio.create_task(_alone(first, stream))
+        return asyncio.create_task(self._attempts(tools, first, stream))
 
-    async def _record(
-        self, rollout_id: RolloutId, task: Task, prompt_ids: Sequence[int], stream: AsyncIterator[TokenChunk]
-    ) -> Trajectory:
-        """Reads one turn's stream to its end."""
-        chunks = [chunk async for chunk in stream]
-        finish_reason = chunks[-1].finish_reason
-        assert finish_reason is not None, "a stream ends with a finish reason"
-        sampled = np.concatenate([c.token_ids for c in chunks])
-        start, total = len(prompt_ids), len(prompt_ids) + len(sampled)
-        kept = [row for c in chunks for row in c.kept]
-        loss_mask = np.zeros(total, np.bool_)
-        loss_mask[start:] = True
-        return Trajectory(
-            rollout_id=rollout_id,
-            task=task,
-            token_ids=np.concatenate([np.array(prompt_ids, np.int32), sampled]),
-            loss_mask=loss_mask,
-            sampler_logprobs=np.concatenate([np.zeros(start, np.float32), *(c.logprobs for c in chunks)]),
-            policy_version=np.concatenate([np.full(start, -1, np.int32), *(c.policy_version for c in chunks)]),
-            turns=(Turn(start, total, finish_reason),),
-            completion=self.chat.completion_text(prompt_ids, sampled.tolist()),
-            sampling_mask=SamplingMask.from_rows([row for row in kept if row is not None])
-            if any(row is not None for row in kept)
-            else None,
-        )
+    async def _attempts(self, tools: Tools, first: Conversation, stream: AsyncIterator[TokenChunk]) -> Trajectory:
+        """A rollout with tools; where they fail through no fault of the model, done again from the start, with other draws."""
+        now = first
+        while True:
+            failure: str | None = None
+            async with contextlib.AsyncExitStack() as stack:
+                session: Session | None = None
+                try:
+                    session = await stack.enter_async_context(tools.session(now.task, now.request.request_id))
+                    await now.run(stream, session)
+                    return replace(now.trajectory(session), box_state=await session.state())
+                except ToolUnavailableError as error:
+                    failure = str(error)
+                    await self.engine.abort(now.request.request_id)
+            attempt = now.rollout_id.attempt + 1
+            if attempt >= self.agent.limits.max_attempts:
+                return now.trajectory(failure=failure)
+            rollout_id = replace(now.rollout_id, attempt=attempt)
+            name = first.request.request_id.removesuffix(str(first.rollout_id))
+            asked = replace(first.request, request_id=f"{name}{rollout_id}", rollout_key=rollout_id.key)
+            now = Conversation(self.engine, now.chat, now.limits, now.task, rollout_id, asked)
+            stream = self.engine.generate(asked)
+
+
+async def _alone(conversation: Conversation, stream: AsyncIterator[TokenChunk]) -> Trajectory:
+    """A rollout of one turn."""
+    await conversation.run(stream, None)
+    return conversation.trajectory()
 
 
 async def _without_room(rollout_id: RolloutId, task: Task, prompt_ids: Sequence[int]) -> Trajectory:

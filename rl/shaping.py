@@ -19,5 +19,5 @@ def length_penalty(num_tokens: int, config: OverlongConfig, max_tokens: int) -> 
 
 
 def is_truncated(trajectory: Trajectory) -> bool:
-    """Whether the last turn was cut, by max_tokens or by the context's end, before the model ended it."""
-    return trajectory.finish_reason in (FinishReason.LENGTH, FinishReason.CONTEXT)
+    """Whether a bound ended it before the model did: of a turn's tokens, of the context, or of the whole rollout."""
+    return trajectory.finish_reason not in (FinishReason.STOP, FinishReason.ABORTED)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rewards.errors import UserError
@@ -22,17 +22,20 @@ from rl.formats.v4_template import chat_template
 from rl.formats.wording import Wording
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, wording: Wording | None = None) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, phrases: Sequence[str] = (), wording: Wording | None = None
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most `vocab_size` entries. Every byte has a token, so any text can be encoded.
 
-    Its chat template has this wording of tools and efforts, or the shipped one.
+    `phrases` become tokens as they are; see rl/formats/phrases.py. Its chat template has this wording of tools and efforts, or
+    the shipped one.
     """
     specials = [BOS, EOS, USER, ASSISTANT, THINK, END_THINK, TOOLS]
-    minimum = len(specials) + len(pre_tokenizers.ByteLevel.alphabet())
+    minimum = len(specials) + len(phrases) + len(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < minimum:
         raise UserError(
             f"model.init.tokenizer_vocab_size: got {vocab_size}; allowed: at least {minimum} "
-            f"({len(specials)} special tokens and the bytes)"
+            f"({len(specials) + len(phrases)} fixed tokens and the bytes)"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -45,9 +48,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, wording: Wording | No
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=specials, initial_alphabet=alphabet, min_frequency=2, show_progress=False
+        vocab_size=vocab_size - len(phrases),
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        min_frequency=2,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS, clean_up_tokenization_spaces=False
     )

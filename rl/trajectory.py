@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from rewards.box_state import BoxState
 from rewards.judge import Judgement
 from rewards.result import RewardResult, ScoreStatus
-from rewards.task import Task
+from rewards.task import Message, Task
 from rewards.transcript import Transcript, parse_completion
 from rl.rng import key_of
 
@@ -24,8 +25,12 @@ from rl.rng import key_of
 class FinishReason(StrEnum):
     STOP = "stop"  # an end-of-turn token or a stop string
     LENGTH = "length"  # max_tokens of the turn
-    CONTEXT = "context"  # the engine's max_seq_len
+    CONTEXT = "context"  # the engine's max_seq_len, or the effort's window
     ABORTED = "aborted"  # the caller asked
+    TURNS = "turns"  # rollout.max_turns, with a tool call that was not made any more
+    TOKENS = "tokens"  # rollout.max_tokens of all turns together
+    TOOL_TIME = "tool_time"  # rollout.tool_time_s
+    TIME = "time"  # rollout.total_time_s
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,20 @@ class SamplingMask:
 
 @dataclass(frozen=True)
 class Turn:
-    """One uninterrupted stretch of sampled tokens, [start, end) in the trajectory's token ids."""
+    """One uninterrupted stretch of sampled tokens, [start, end) in the trajectory's token ids.
+
+    >>> Turn(10, 50, FinishReason.STOP, num_reasoning=30, num_calls=1).finish_reason
+    <FinishReason.STOP: 'stop'>
+    """
 
     start: int
     end: int
     finish_reason: FinishReason
+    num_reasoning: int = 0  # of its tokens those up to the end of the thinking
+    num_calls: int = 0  # tools that it called
+    call_error: str | None = None  # the kind of mistake where what it wrote was no well-formed call
+    num_tool_errors: int = 0  # calls that came to an error that the model was shown
+    tool_s: float = 0.0  # until the last of its calls was answered
 
 
 @dataclass(frozen=True)
@@ -104,14 +118,22 @@ class Trajectory:
     sampler_logprobs: NDArray[np.float32]  # [T]
     policy_version: NDArray[np.int32]  # [T]
     turns: tuple[Turn, ...]
-    completion: str  # the text that rewards read, thinking tags included
+    completion: str  # all sampled text, turn after turn, thinking tags included
+    messages: tuple[Message, ...] = ()  # after the task's own: what the model said, and between its turns the tools' results
     sampling_mask: SamplingMask | None = None
     expert_routes: NDArray[np.int16] | None = None  # [T, layers, experts a token], for mixtures of experts
     box: BoxRef | None = None
+    box_state: BoxState | None = None  # the files that it left in its box
+    failure: str | None = None  # why it could not be brought to an end; such a rollout is neither right nor wrong
 
     @property
     def num_sampled(self) -> int:
         return int(self.loss_mask.sum())
+
+    @property
+    def num_reasoning(self) -> int:
+        """Sampled tokens of thinking, in all turns."""
+        return sum(turn.num_reasoning for turn in self.turns)
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -122,7 +144,16 @@ class Trajectory:
         """What rewards read."""
         group = f"{self.rollout_id.epoch}-{self.rollout_id.task_hash}"
         ids = tuple(self.token_ids[self.loss_mask].tolist())
-        return Transcript(self.completion, (parse_completion(self.completion),), self.finish_reason.value, len(ids), ids, group)
+        return Transcript(
+            self.completion,
+            self.messages or (parse_completion(self.completion),),
+            self.finish_reason.value,
+            len(ids),
+            ids,
+            group,
+            num_reasoning_tokens=self.num_reasoning,
+            box_state=self.box_state,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -24,7 +24,7 @@ from rl.data_parallel import ALONE, Ranks
 from rl.engine.capabilities import Capabilities
 from rl.losses.build import build_loss
 from rl.products import use_fast_products
-from rl.rollout import GroupRequest, RolloutWorker
+from rl.rollout import AgentSpec, GroupRequest, RolloutWorker
 from rl.scoring import RewardWorker
 from rl.trainer import Trainer
 from rl.trajectory import Trajectory
@@ -100,6 +100,7 @@ class EngineSpec:
     model: ModelConfig
     engine: EngineConfig
     timeout_s: float
+    agent: AgentSpec = field(default_factory=AgentSpec)
 
 
 class Job(Protocol):
@@ -257,7 +258,7 @@ class InlineRollouts:
     async def open(self, spec: EngineSpec) -> Capabilities:
         await self.close()
         self._worker = await computed(
-            lambda: RolloutWorker(spec.folder, spec.model, spec.engine, timeout_s=spec.timeout_s),
+            lambda: RolloutWorker(spec.folder, spec.model, spec.engine, spec.agent, timeout_s=spec.timeout_s),
             spec.timeout_s,
             "an engine to start",
         )
@@ -271,6 +272,7 @@ class InlineRollouts:
 
     async def close(self) -> None:
         if self._worker is not None:
+            await self._worker.close()
             await in_thread(self._worker.engine.close, self.timeout_s, "an engine to stop")
             self._worker = None
 

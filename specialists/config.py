@@ -46,6 +46,7 @@ class SourceConfig:
     eval_split: str | None = None  # tasks of this split are held out as they are; null: split by content hash
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     weight: PositiveFloat = 1.0  # share of this source among the sources, before normalising
+    only: Literal["train", "held_out"] | None = None  # null: tasks for both sides
 
 
 @dataclass(frozen=True, kw_only=True)

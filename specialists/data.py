@@ -6,14 +6,14 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count as count_up
 from itertools import islice
 
 import numpy as np
 
 from rewards.errors import UserError
-from rewards.task import Demonstration, Task, is_held_out
+from rewards.task import Demonstration, Effort, EffortLevel, Task, is_held_out
 from rl.rng import key_of
 from specialists.config import DataConfig, SourceConfig
 from specialists.example import Example
@@ -40,7 +40,7 @@ class Data:
     def hash(self) -> str:
         """One hash of all that training, scoring and evaluation read; the order does not matter."""
         examples, held_out = (*self.train, *self.judging), (*self.held_out, *self.judging_held_out)
-        rows = [[_fields(e.task), [[d.style, asdict(d.response)] for d in e.demonstrations]] for e in examples]
+        rows = [[_fields(e.task), [[d.style, *map(asdict, d.messages)] for d in e.demonstrations]] for e in examples]
         rows += [[_fields(t), "held out"] for t in held_out]
         lines = sorted(json.dumps(row, default=str) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
@@ -50,21 +50,28 @@ def _fields(task: Task) -> list[object]:
     return [task.content_hash, task.answer, task.kind, dict(task.data)]
 
 
-def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
+def load_data(config: DataConfig, *, domain: str, seed: int, levels: Sequence[EffortLevel] = ()) -> Data:
     """Reads or generates every source, mixed by weight, without duplicates, split by content hash.
 
-    Held-out tasks depend on the recipe's data alone, so that runs with different seeds are measured on the same ones.
+    Held-out tasks depend on the recipe's data alone, so that runs with different seeds are measured on the same ones. With
+    `levels` every task is there once for each effort, all on the same side; held out, those of one task stand together.
     """
     train, held_out = dict[str, Example](), dict[str, Task]()  # by content hash; a task of two sources is the first one's
-    total = sum(s.weight for s in config.sources)
+    totals = {side: sum(s.weight for s in config.sources if s.only in (None, side)) for side in ("train", "held_out")}
     for source in config.sources:
-        share = source.weight / total
-        want_held_out = max(1, round(config.num_eval * share))
+        share, held_out_share = (source.weight / (totals[side] or 1.0) for side in ("train", "held_out"))
+        want_held_out = 0 if source.only == "train" else max(1, round(config.num_eval * held_out_share))
         want_train = None if config.num_train is None else max(1, round(config.num_train * share))
+        if source.only == "held_out":
+            want_train = 0
         if source.generator is not None:
             fixed = _generated(source, config.held_out_share, want_train=0, want_held_out=want_held_out, seed=0)[1]
             fresh = _generated(
-                source, config.held_out_share, want_train=want_train or round(GENERATED * share), want_held_out=0, seed=seed + 1
+                source,
+                config.held_out_share,
+                want_train=round(GENERATED * share) if want_train is None else want_train,
+                want_held_out=0,
+                seed=seed + 1,
             )[0]
         else:
             from specialists.datasets import load_dataset_examples  # late: half a second of imports
@@ -78,7 +85,36 @@ def load_data(config: DataConfig, *, domain: str, seed: int) -> Data:
             held_out.setdefault(task.content_hash, task)
     _check(train, held_out, config)
     mixed = [e.task for e in _shuffled([Example(t) for t in held_out.values()], 0)]  # evaluations take the first of them
-    return Data(_shuffled(list(train.values()), seed), mixed)
+    examples = _shuffled(list(train.values()), seed)
+    if not levels:
+        return Data(examples, mixed)
+    return Data(
+        [at_effort(example, level) for example in examples for level in levels],
+        [replace(task, effort=level) for task in mixed for level in levels],
+    )
+
+
+def at_effort(example: Example, level: EffortLevel) -> Example:
+    """The example at an effort: with the demonstrations that are of this effort, or where none is, with the task's own.
+
+    Those of effort none think of nothing: their thinking is left out.
+
+    >>> from rewards.task import Effort, Message, Role
+    >>> task = Task("2+3", "math", (Message(Role.USER, "2+3"),))
+    >>> shown = Example(task, (Demonstration(task, Message(Role.ASSISTANT, "5", "2+3=5")),))
+    >>> at_effort(shown, Effort.NONE).demonstrations[0].response.reasoning is None
+    True
+    """
+    own = [d for d in example.demonstrations if d.task.effort == level]
+    if not own:
+        own = [d for d in example.demonstrations if d.task.effort == example.task.effort]
+    if level is Effort.NONE:
+        own = [
+            replace(d, response=replace(d.response, reasoning=None), before=tuple(replace(m, reasoning=None) for m in d.before))
+            for d in own
+        ]
+    task = replace(example.task, effort=level)
+    return Example(task, tuple(replace(d, task=task) for d in own))
 
 
 def _generated(

@@ -11,7 +11,7 @@ from typing import Any
 
 from rewards.errors import UserError
 from rewards.task import Message, Role, Task
-from specialists import arithmetic, following, programs, writing
+from specialists import arithmetic, errands, following, programs, totals, writing
 from specialists.config import SourceConfig
 from specialists.example import Example
 
@@ -20,6 +20,8 @@ GENERATORS: Mapping[str, Callable[..., Example]] = {
     "programs": programs.generate,
     "following": following.generate,
     "writing": writing.generate,
+    "errands": errands.generate,
+    "totals": totals.generate,
 }
 REASONING_GYM = "reasoning_gym/"
 

@@ -14,9 +14,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rewards.task import effort_name
 from rl.advantage import GroupCounts, has_signal, to_samples
+from rl.agent_figures import agent_figures
 from rl.collect import Collected, Crew
 from rl.config import GrpoConfig, SamplingConfig
+from rl.effort import NO_EFFORTS, Efforts
 from rl.judging import is_judging
 from rl.judging_figures import step_figures
 from rl.rollout import GroupRequest
@@ -73,7 +76,9 @@ class GrpoLoop:
         tasks: TaskSampler,
         first_step: int,
         judging: JudgingTasks | None = None,
+        efforts: Efforts = NO_EFFORTS,
     ) -> None:
+        self.efforts = efforts
         self.stage, self.seed, self.trainer, self.crew, self.tasks = stage, seed, trainer, crew, tasks
         self.first_step, self.judging = first_step, judging
         self.trained_step: int | None = first_step  # the step that the trainer's weights have seen; None while that is unknown
@@ -124,7 +129,7 @@ class GrpoLoop:
         own = [group for group in collected.groups if not is_judging(group.task)]
         judging = [group for group in collected.groups if is_judging(group.task)]
         self._check_failures(step, own)
-        samples, counts = to_samples(own, self.stage)
+        samples, counts = to_samples(own, self.stage, self.efforts)
         metrics = group_metrics(own, counts)
         if self.crew.judge is not None:
             metrics |= step_figures(collected.groups, self.crew.truth)
@@ -186,16 +191,23 @@ class GrpoLoop:
         collected = await self.crew.groups([*self._requests(self.stage.num_prompts), *self._judging_requests()])
         for _ in range(self.stage.dynamic_sampling_rounds):
             own = [group for group in collected.groups if not is_judging(group.task)]
-            missing = self.stage.num_prompts - sum(has_signal(group, self.stage) for group in own)
+            missing = self.stage.num_prompts - sum(has_signal(group, self.stage, self.efforts) for group in own)
             if not missing:
                 break
             collected += await self.crew.groups(self._requests(missing))
         return collected
 
     def _requests(self, count: int) -> list[GroupRequest]:
-        stage = self.stage
+        stage, efforts = self.stage, self.efforts
         return [
-            GroupRequest(task, epoch, stage.group_size, stage.sampling, f"{self.seed}/{stage.name}")
+            GroupRequest(
+                task,
+                epoch,
+                stage.group_size,
+                efforts.sampling(task.effort, stage.sampling),
+                f"{self.seed}/{stage.name}",
+                window=efforts.window(task.effort),
+            )
             for epoch, task in self.tasks.next(count)
         ]
 
@@ -204,7 +216,7 @@ class GrpoLoop:
             return []
         judging, seed = self.judging, f"{self.seed}/{self.stage.name}/labels"
         return [
-            GroupRequest(task, epoch, self.stage.group_size, judging.sampling, seed, judging.weight)
+            GroupRequest(task, epoch, self.stage.group_size, judging.sampling, seed, judging.weight, has_tools=False)
             for epoch, task in judging.tasks.next(judging.num_prompts)
         ]
 
@@ -245,4 +257,20 @@ def group_metrics(groups: Sequence[TrajectoryGroup], counts: GroupCounts) -> Met
         "num_failed_rollouts": float(counts.num_failed_rollouts),
         "num_overlong": float(counts.num_overlong),
         "num_truncated": float(counts.num_truncated),
+        **{f"agent/{name}": value for name, value in agent_figures(trajectories).items()},
+        **_by_effort(groups),
     }
+
+
+def _by_effort(groups: Sequence[TrajectoryGroup]) -> Metrics:
+    """Mean reward and tokens of each effort, where a step has several."""
+    levels = {group.task.effort for group in groups}
+    found = {}
+    for level in levels if len(levels) > 1 else ():
+        own = [group for group in groups if group.task.effort == level]
+        scores = [m.reward.score for group in own for m in group.valid if m.reward.score is not None]
+        if scores:
+            found[f"effort/{effort_name(level)}/reward"] = float(np.mean(scores))
+        lengths = [m.trajectory.num_sampled for group in own for m in group.members]
+        found[f"effort/{effort_name(level)}/tokens"] = float(np.mean(lengths))
+    return found

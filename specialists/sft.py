@@ -6,10 +6,11 @@ Light on purpose: the driver of a run makes jobs and never imports TRL.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rewards.task import Demonstration
 from rl.config import ModelConfig, OptimizerConfig
+from rl.rollout import AgentSpec
 from rl.workers import Event
 from specialists.config import SftConfig
 
@@ -25,6 +26,7 @@ class SftJob:
     stage: SftConfig
     demonstrations: Sequence[Demonstration]  # stage.steps * stage.batch_size, in training order
     seed: int
+    agent: AgentSpec = field(default_factory=AgentSpec)  # whose tools the model is shown
     resume_from: str | None = None  # a checkpoint of this stage, with the trainer's state, `first_step` steps into it
     first_step: int = 0
 

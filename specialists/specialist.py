@@ -17,12 +17,21 @@ from transformers import PreTrainedTokenizerBase
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.plugin import RewardSource
+from rewards.task import effort_name, texts_of
 from rl.chat import ChatFormat
 from rl.checkpoint import Manifest, last_checkpoint
 from rl.collect import Crew, Evaluation, accuracy, evaluate
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
+from rl.effort import Efforts
 from rl.engine.capabilities import DECLARED
+from rl.formats.build import build_format
+from rl.formats.check import check_prefix
+from rl.formats.phrases import phrases
+from rl.formats.protocol import ThinkingMode
+from rl.formats.wording import load_wording
+from rl.judging import is_judging
 from rl.policy import init_policy
+from rl.rollout import AgentSpec
 from rl.runlog import RunLog
 from rl.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from rl.trajectory import TrajectoryGroup
@@ -51,6 +60,8 @@ class Plan:
     stages: Sequence[SftConfig | GrpoConfig]
     rewards: Sequence[RewardSource]
     sandbox: SandboxConfig
+    agent: AgentSpec
+    efforts: Efforts
     judge: JudgePlan | None
     optimizer: OptimizerConfig
     engine: EngineConfig
@@ -161,10 +172,14 @@ class Specialist:
             folder = last_checkpoint(local) if local.is_dir() else Path(model.path)
             self._adopt(load_tokenizer(folder, trust_remote_code=model.trust_remote_code))
             return folder
-        texts = [m.content for d in self.data.demonstrations for m in d.task.messages]
-        texts += [t for d in self.data.demonstrations for t in (d.response.reasoning or "", d.response.content)]
-        texts = texts or [m.content for e in self.data.train for m in e.task.messages]
-        tokenizer = train_tokenizer(texts, model.init.tokenizer_vocab_size)
+        shown = [m for d in self.data.demonstrations for m in (*d.task.messages, *d.messages)]
+        shown = shown or [m for e in self.data.train for m in e.task.messages]
+        texts = [text for message in shown for text in texts_of(message)]
+        tools = self.plan.agent.specs
+        wording = load_wording(None if model.chat.wording is None else Path(model.chat.wording))
+        if tools:  # what every prompt says of them is read as often as there are prompts
+            texts += [wording.tool_section(tools)] * len(self.data.train)
+        tokenizer = train_tokenizer(texts, model.init.tokenizer_vocab_size, phrases(tools), wording)
         self._adopt(tokenizer)
         init = model.init
         timeout_s = self.plan.runtime.timeout_s
@@ -193,6 +208,7 @@ class Specialist:
                 stage=stage,
                 demonstrations=list(pick_demonstrations(examples, stage.mixture, count, self._seed(stage))),
                 seed=self.plan.seed,
+                agent=self.plan.agent,
                 resume_from=self._resume_from(),
                 first_step=progress.step,
             )
@@ -255,7 +271,7 @@ class Specialist:
 
         tasks = self._tasks_of(stage, progress.cursor)
         judging = judging_tasks(self.plan.judge, self.data, stage, self._seed(stage), progress.step)
-        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step, judging)
+        loop = GrpoLoop(stage, self.plan.seed, trainer, crew, tasks, progress.step, judging, self.plan.efforts)
         if progress.evaluated_step < progress.step:  # stopped before an evaluation that was due
             await evaluate_if_due()
         try:
@@ -288,25 +304,34 @@ class Specialist:
 
     def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Every prompt that the run will sample from must leave room in the engine; said before anything is trained."""
-        chat, limit = ChatFormat(tokenizer), self.plan.engine.max_seq_len
-        asked = list(self.data.held_out[: self.plan.evaluation.num_tasks]) if self.plan.can_score else []
+        plain = ChatFormat(tokenizer, config=self.plan.model.chat)
+        with_tools = plain.with_tools(self.plan.agent.specs, self.plan.agent.thinking)
+        num_asked = self.plan.evaluation.num_tasks * max(1, len(self.plan.efforts.levels))
+        asked = list(self.data.held_out[:num_asked]) if self.plan.can_score else []
         asked += [*(e.task for e in self.data.judging), *self.data.judging_held_out]
+        limit = self.plan.engine.max_seq_len
+        if self.plan.agent.specs:  # what a chat template does to earlier turns is its own
+            model, mode = self.plan.model, ThinkingMode(self.plan.agent.thinking.mode)
+            efforts = list(dict.fromkeys(task.effort for task in asked if not is_judging(task)))
+            check_prefix(lambda other: build_format(tokenizer, model.chat, other), mode, efforts)
         for stage in self.plan.stages:
             if isinstance(stage, GrpoConfig):
                 count = stage.steps * stage.num_prompts * (1 + stage.dynamic_sampling_rounds)
                 asked += [task for _, task in self._tasks_of(stage).next(count)]
         for task in {task.content_hash: task for task in asked}.values():
-            length = len(chat.prompt_ids(task.messages, task.effort))
-            if length >= limit:
+            length = len((plain if is_judging(task) else with_tools).prompt_ids(task.messages, task.effort))
+            window = self.plan.efforts.window(task.effort)
+            name, most = ("engine.max_seq_len", limit) if window is None or limit <= window else ("its effort's window", window)
+            if length >= most:
                 raise UserError(
-                    f"task {task.id}: its prompt has {length} tokens; allowed: fewer than engine.max_seq_len {limit}; raise it "
-                    "or leave the task out"
+                    f"task {task.id}: its prompt has {length} tokens; allowed: fewer than {name} {most}; raise it or leave the "
+                    "task out"
                 )
 
     async def _crew(self, model: Path) -> Crew:
         """The rollout and reward workers, with this model in every engine."""
         plan, workers = self.plan, self.workers
-        spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s)
+        spec = EngineSpec(_address(model), plan.model, plan.engine, plan.runtime.timeout_s, plan.agent)
         part = judge_part(plan.judge, plan.rewards)
         crew = Crew(workers.rollouts, workers.rewards, self.primary, plan.runtime.timeout_s, part, workers.judges)
         found = await crew.open(spec)
@@ -317,8 +342,9 @@ class Specialist:
         """Held-out accuracy; between a stage's steps on fewer tasks, and not kept for the summary. True for a new best."""
         progress, config = self.progress, self.plan.evaluation
         limit = config.num_tasks if final else config.num_tasks_during
-        tasks, labels = self.data.held_out[:limit], self.data.judging_held_out[:limit]
-        result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed, labels)
+        num_levels = max(1, len(self.plan.efforts.levels))  # each task is there once for each
+        tasks, labels = self.data.held_out[: limit * num_levels], self.data.judging_held_out[:limit]
+        result = await evaluate(crew, tasks, config.sampling, config.num_samples, self.plan.seed, labels, self.plan.efforts)
         self.log.event("evaluation", stage=stage, step=step, global_step=progress.global_step, final=final, **result.as_dict())
         if result.num_failed == len(tasks) * config.num_samples:
             failed = result.groups[0].members[0].reward.error
@@ -329,7 +355,7 @@ class Specialist:
             write_transcripts(self.folder, stage, progress.global_step, result, self.primary)
         if stage == START:
             return False
-        return self._rank(accuracy(result.groups[: config.num_tasks_during], self.primary))
+        return self._rank(accuracy(result.groups[: config.num_tasks_during * num_levels], self.primary))
 
     def _rank(self, accuracy: float) -> bool:
         """Places the model among the stage's best so far; among equals the newer one comes first. True when it leads.
@@ -372,6 +398,9 @@ def _manifest(plan: Plan, data: Data) -> Manifest:
         stage="",
         step=0,
         domain=plan.domain,
+        effort=",".join(map(effort_name, plan.efforts.levels)) or Manifest.effort,
+        thinking=plan.agent.thinking.mode,
+        tools=[spec.name for spec in plan.agent.specs],
         model=plan.model.path or f"init:{plan.model.init.architecture if plan.model.init else ''}",
         recipe_hash=plan.recipe_hash,
         data_hash=data.hash,

@@ -31,6 +31,7 @@ def transcript(member: ScoredTrajectory) -> dict[str, object]:
         "error": reward.error,
         "num_tokens": trajectory.num_sampled,
         "finish_reason": trajectory.finish_reason.value,
+        **({"messages": [m.as_dict() for m in trajectory.messages]} if len(trajectory.messages) > 1 else {}),
         **({"judge": member.judgement.said} if member.judgement is not None else {}),
     }
 
@@ -40,8 +41,8 @@ def write_transcripts(folder: Path, stage: str, global_step: int, evaluation: Ev
 
     A line: {"task_id": ..., "prompt": ..., "completion": ..., "answer": ..., "correct": true, "reward": 1.0 or null,
     "parts": {"verify": 1.0}, "notes": {"verify": "a line for people"}, "error": null or why there is no reward,
-    "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored. With a judge also
-    "judge": what it wrote.
+    "num_tokens": 31, "finish_reason": "stop"}. `reward` is null where the completion could not be scored. With
+    tools also "messages", in OpenAI's shape; with a judge "judge": what it wrote.
     """
     members = [group.members[0] for group in evaluation.groups[:NUM_TRANSCRIPTS]]
     rows = [{**transcript(member), "correct": is_correct(member.reward, primary)} for member in members]

@@ -22,9 +22,11 @@ from trl import SFTConfig, SFTTrainer
 from rewards.errors import UserError
 from rewards.task import Demonstration
 from rl.chat import ChatFormat
+from rl.judging import is_judging
 from rl.optim.build import build_optimizer
 from rl.policy import Policy, load_policy
 from rl.products import use_fast_products
+from rl.rollout import AgentSpec
 from rl.rounded import with_fast_products
 from rl.training_state import load_training_state, save_training_state
 from rl.workers import Event
@@ -44,7 +46,7 @@ def train(job: SftJob, report: Callable[[Event], None], stopped: Callable[[], bo
         trainer = SFTTrainer(
             model=policy.model,
             args=_arguments(job, policy, scratch),
-            train_dataset=encode(rows, policy.chat, job.stage.max_length),
+            train_dataset=encode(rows, policy.chat, job.stage.max_length, job.agent),
             processing_class=policy.tokenizer,
             optimizers=(optimizer, schedule),
             callbacks=[recorder],
@@ -79,14 +81,17 @@ def _arguments(job: SftJob, policy: Policy, scratch: str) -> SFTConfig:
     return arguments
 
 
-def encode(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> Dataset:
+def encode(
+    demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int, agent: AgentSpec | None = None
+) -> Dataset:
     """Rows of input_ids and labels. A demonstration longer than `max_length` is an error: cutting it would lose its answer."""
+    with_tools = chat if agent is None else chat.with_tools(agent.specs, agent.thinking)
     known: dict[int, dict[str, list[int]]] = {}
     rows = []
     for demonstration in demonstrations:
         row = known.get(id(demonstration))
         if row is None:
-            encoded = chat.demonstration(demonstration)
+            encoded = (chat if is_judging(demonstration.task) else with_tools).demonstration(demonstration)
             if len(encoded.token_ids) > max_length:
                 raise UserError(
                     f"task {demonstration.task.id}: its demonstration has {len(encoded.token_ids)} tokens; allowed: max_length "

@@ -15,14 +15,22 @@ import torch
 from rich.console import Console
 
 from recipes import chat as module
-from recipes.chat import Conversation, Printer, chat
+from recipes.chat import Conversation, chat
+from recipes.printer import Printer
+from recipes.text import safe
 from rewards.errors import UserError
-from rewards.task import Effort, Message, Role
-from rl.config import EngineName, InitConfig, ModelConfig, SamplingConfig
+from rewards.task import Effort, Message, Role, ToolCall
+from rl.chat import ChatFormat
+from rl.config import EngineName, InitConfig, ModelConfig, SamplingConfig, ThinkingConfig
+from rl.engine.build import Served
 from rl.policy import init_policy
 from rl.tokenizer import train_tokenizer
+from rl.tools.config import ToolConfig
+from rl.tools.source import ToolSource
+from rl.tools.tools import Tools
 from rl.trajectory import FinishReason
 from tests.conftest import NEEDS_VLLM
+from tests.test_conversation import Scripted, says
 
 CONTEXT = 256
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
@@ -85,7 +93,7 @@ def test_a_piped_conversation(model: Path, pipe: Say, asked: list[list[Message]]
     assert asked[1][0].content == "What is 2+3?"
     assert asked[1][1].reasoning is not None  # the prompt opened a thought
     out = capsys.readouterr().out
-    assert "checkpoints/step-7: up to 8 tokens an answer, context 256, effort high, greedy" in out
+    assert "checkpoints/step-7: up to 8 tokens a turn, context 256, effort high, greedy" in out
     assert out.count("\n> ") == 6 + 1  # /quit too; the empty line is no question
     assert "> and 4?\nthinking: " in out
     assert "a new conversation" in out
@@ -143,6 +151,16 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
         talk(tmp_path)
 
 
+def test_the_effort_may_change(model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]) -> None:
+    pipe("one\n/effort none\ntwo\n/effort 40\n/effort lots")
+    assert talk(model) == 0
+    out = capsys.readouterr().out
+    assert "\neffort none\n" in out
+    assert "\neffort 40\n" in out
+    assert "error: effort: got 'lots'; allowed: none, high, max, or a number from 1 to 100" in out
+    assert len(asked) == 2
+
+
 # ---- answers
 
 
@@ -157,7 +175,7 @@ def test_streamed_text_is_the_whole_completion(conversation: Conversation) -> No
         said = conversation.messages[-1]
         printed = "".join(console.file.getvalue().split())
         for part in (said.reasoning, said.content):
-            assert "".join(module.safe(part or "").split()) in printed.replace("answer:", "").replace("thinking:", "")
+            assert "".join(safe(part or "").split()) in printed.replace("answer:", "").replace("thinking:", "")
 
 
 @pytest.fixture
@@ -239,3 +257,46 @@ def test_the_context_is_the_models_own(model: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 10**6}
     (tmp_path / "long" / "config.json").write_text(json.dumps(config))
     assert module._serve(str(tmp_path / "long"), "torch")[1] == module.MAX_CONTEXT
+
+
+# ---- tools
+
+
+def test_tools_are_called_between_turns_and_shown() -> None:
+    """A scripted engine writes the calls; the tools are real."""
+    tools = Tools([ToolSource(ToolConfig(use="calculator")), ToolSource(ToolConfig(use="shell"))])
+    console = Console(file=io.StringIO(), width=80)
+
+    async def talked() -> list[Message]:
+        await tools.open()
+        format_ = ChatFormat(train_tokenizer(["12+7 is 19"] * 3, 400)).with_tools(tools.specs, ThinkingConfig())
+        add = Message(Role.ASSISTANT, "Let me see.", "add", (ToolCall("calculator", {"expression": "12+7"}),))
+        keep = Message(Role.ASSISTANT, "", "keep", (ToolCall("shell", {"command": "echo 19 > kept"}),))
+        show = Message(Role.ASSISTANT, "", "look", (ToolCall("shell", {"command": "cat kept; nothing"}),))
+        said = [add, keep, Message(Role.ASSISTANT, "19", "done"), show, Message(Role.ASSISTANT, "still there", "so")]
+        engine = Scripted(says(format_, *said))
+        talk = Conversation(
+            Served(engine, format_),
+            SamplingConfig(max_tokens=200),
+            Effort.HIGH,
+            4000,
+            1,
+            tools=tools,  # type: ignore[arg-type]
+        )
+        for question in ("12+7?", "is it there?"):
+            assert await talk.ask(question, Printer(console)) is FinishReason.STOP
+        assert not engine.held
+        messages = talk.messages
+        await talk.reset()
+        await talk.close()
+        return messages
+
+    messages = asyncio.run(talked())
+    assert [m.content for m in messages if m.role is Role.TOOL][:2] == ["19", "(no output)"]
+    assert "19\n" in messages[-2].content  # the box is the same as before
+    assert isinstance(console.file, io.StringIO)
+    out = console.file.getvalue()
+    assert "thinking: add\nanswer: Let me see.\ncall: calculator: 12+7\nresult: 19\n" in out
+    assert "call: shell: cat kept; nothing\nerror: 19" in out
+    assert "DSML" not in out
+    assert out.endswith("answer: still there")

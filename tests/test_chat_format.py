@@ -9,8 +9,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role, Task
-from rewards.transcript import END_THINK, THINK
+from rewards.transcript import END_THINK, THINK, parse_completion
 from rl.chat import STAND_IN, ChatFormat
+from rl.formats.wording import load_wording
 from rl.tokenizer import ASSISTANT, BOS, EOS, TOOLS, USER, train_tokenizer
 from tests.conftest import TEXTS
 
@@ -80,7 +81,8 @@ def test_the_published_format_exactly() -> None:
     assert text == f"{BOS}S{USER}a{ASSISTANT}{END_THINK}b{EOS}{USER}c{ASSISTANT}{THINK}"
     text = OURS.tokenizer.decode(OURS.prompt_ids(messages, Effort.NONE))
     assert text.endswith(f"{USER}c{ASSISTANT}{END_THINK}")
-    assert OURS.prompt_ids(messages, Effort.MAX) == OURS.prompt_ids(messages, Effort.HIGH)  # no instruction of its own yet
+    most = OURS.tokenizer.decode(OURS.prompt_ids(messages, Effort.MAX))
+    assert most.startswith(f"{BOS}{load_wording().max}S{USER}a")
     shown = OURS.demonstration(demonstration("5", "2+3=5"))
     assert OURS.tokenizer.decode(shown.token_ids) == f"{BOS}Be brief.{USER}2+3{ASSISTANT}{THINK}2+3=5{END_THINK}5{EOS}"
 
@@ -102,7 +104,7 @@ def test_effort_none_opens_closed_and_needs_no_reasoning() -> None:
     shown = OURS.demonstration(demonstration("5", effort=Effort.NONE))
     assert OURS.tokenizer.decode(shown.token_ids).endswith(f"{ASSISTANT}{END_THINK}5{EOS}")
     assert sum(shown.loss_mask) == 2
-    with pytest.raises(UserError, match="renders the answered conversation differently"):
+    with pytest.raises(UserError, match="task t: an answer with a reasoning at effort none"):
         OURS.demonstration(demonstration("5", "2+3=5", effort=Effort.NONE))
     with pytest.raises(UserError, match="Give the demonstration a reasoning"):
         OURS.demonstration(demonstration("5"))
@@ -217,19 +219,19 @@ words = st.text(st.sampled_from("abc 0123456789+-=;.\n"), min_size=1, max_size=3
 
 @given(reasoning=words, content=words)
 def test_round_trip_of_reasoning_and_answer(reasoning: str, content: str) -> None:
-    got = OURS.parse(OURS.completion_text(*completion(OURS, demonstration(content, reasoning))))
+    got = parse_completion(OURS.completion_text(*completion(OURS, demonstration(content, reasoning))))
     assert got == Message(Role.ASSISTANT, content, reasoning)
 
 
 @given(content=words)
 def test_round_trip_without_thinking(content: str) -> None:
-    got = OURS.parse(OURS.completion_text(*completion(OURS, demonstration(content, effort=Effort.NONE))))
+    got = parse_completion(OURS.completion_text(*completion(OURS, demonstration(content, effort=Effort.NONE))))
     assert got == Message(Role.ASSISTANT, content)
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([THINK, END_THINK, "a", " ", "\n", EOS]), max_size=8).map("".join)))
 def test_parse_never_raises(text: str) -> None:
-    got = OURS.parse(text)
+    got = parse_completion(text)
     assert got.role is Role.ASSISTANT
     assert END_THINK not in got.content
     assert THINK not in (got.reasoning or "")
@@ -238,9 +240,10 @@ def test_parse_never_raises(text: str) -> None:
 @given(st.lists(st.integers(0, len(OURS.tokenizer) - 1), max_size=30))
 def test_any_sampled_ids_have_a_text_that_parses(ids: list[int]) -> None:
     prompt = OURS.prompt_ids([user("2+3")])
-    OURS.parse(OURS.completion_text(prompt, ids))
+    parse_completion(OURS.completion_text(prompt, ids))
+    assert OURS.read(ids).message.role is Role.ASSISTANT
 
 
 def test_an_unclosed_thought_is_all_reasoning() -> None:
-    assert OURS.parse(f"{THINK}2+3 is") == Message(Role.ASSISTANT, "", "2+3 is")
-    assert OURS.parse(f"{THINK}a{END_THINK}b{END_THINK} c") == Message(Role.ASSISTANT, "c", f"a{END_THINK}b")
+    assert parse_completion(f"{THINK}2+3 is") == Message(Role.ASSISTANT, "", "2+3 is")
+    assert parse_completion(f"{THINK}a{END_THINK}b{END_THINK} c") == Message(Role.ASSISTANT, "c", f"a{END_THINK}b")

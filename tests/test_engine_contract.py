@@ -405,6 +405,54 @@ def test_extend_continues_as_if_the_forced_tokens_had_been_a_prompt(engine: Engi
     assert ids(fresh) == second
 
 
+def test_a_kept_request_is_released_with_all_of_its_tokens(engine: Engine) -> None:
+    r = request("told", keep=True, sampling=SamplingConfig(max_tokens=6))
+
+    async def turns(engine: Engine) -> tuple[list[int], list[int], list[int]]:
+        first = ids(await read(engine.generate(r)))
+        second = ids(await read(engine.extend("told", [20, 21], 3)))
+        known = await engine.release("told")
+        assert await read(engine.generate(r))  # its id is free again
+        await engine.abort("told")
+        return first, second, known
+
+    first, second, known = run(engine, turns)  # type: ignore[misc]
+    assert len(second) <= 3
+    assert known == [*r.prompt_ids, *first, 20, 21, *second]
+
+
+def test_a_reader_that_stops_at_the_last_chunk_does_not_cut_off_the_next_turn(engine: Engine) -> None:
+    r = request("half", keep=True, sampling=SamplingConfig(max_tokens=6))
+
+    async def turns(engine: Engine) -> list[int]:
+        stream = engine.generate(r)
+        async for chunk in stream:
+            if chunk.finish_reason is not None:
+                break  # the generator is not at its end
+        following = engine.extend("half", [20, 21])
+        await stream.aclose()  # type: ignore[attr-defined]
+        found = ids(await read(following))
+        await engine.abort("half")
+        return found
+
+    assert run(engine, turns)
+
+
+def test_a_window_bounds_all_turns_of_a_request(engine: Engine) -> None:
+    room = len(request("r").prompt_ids) + 9
+    r = request("narrow", keep=True, window=room, stop_ids=frozenset(), sampling=SamplingConfig(max_tokens=4))
+
+    async def turns(engine: Engine) -> list[FinishReason | None]:
+        first = await read(engine.generate(r))
+        second = await read(engine.extend("narrow", [20, 21], 24))
+        assert len(await engine.release("narrow")) == room
+        return [first[-1].finish_reason, second[-1].finish_reason]
+
+    assert run(engine, turns) == [FinishReason.LENGTH, FinishReason.CONTEXT]
+    with pytest.raises(ValueError, match=f"at most {room - 1}"):
+        asyncio.run(generate(engine, [replace(r, request_id="full", prompt_ids=[20] * room)]))
+
+
 def test_a_reader_that_leaves_frees_its_row(engine: Engine) -> None:
     async def leave(engine: Engine) -> bool:
         stream = engine.generate(

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -294,7 +295,7 @@ def test_the_saved_template_knows_the_other_shapes_that_servers_hand_over() -> N
 def test_a_wording_in_the_template_is_text_whatever_it_holds(tmp_path: Path) -> None:
     odd = "{{ x }} {% if %} {# \\ \\n \"quoted\" @BOS@ 'a' 😀 "
     wording = Wording(f"{odd}{{schemas}}{odd}", odd, f"{{effort}}{odd}")
-    tokenizer = train_tokenizer(TEXTS, 512, wording)
+    tokenizer = train_tokenizer(TEXTS, 512, wording=wording)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert fingerprint(loaded) == fingerprint(SAVED)
@@ -302,6 +303,16 @@ def test_a_wording_in_the_template_is_text_whatever_it_holds(tmp_path: Path) -> 
         [{"role": "user", "content": "q"}], tools=[WEATHER.as_dict()], tokenize=False, reasoning_effort=9
     )
     assert text == V4Format(wording).conversation([user("q")], [WEATHER], 9)
+
+
+def test_a_wording_may_have_the_tools_names_alone() -> None:
+    wording = Wording("Tools: {names}.\n", "MAX\n\n", "{effort}\n\n")
+    tools = [WEATHER, replace(WEATHER, name="time")]
+    text = train_tokenizer(TEXTS, 512, wording=wording).apply_chat_template(
+        [{"role": "user", "content": "q"}], tools=[tool.as_dict() for tool in tools], tokenize=False
+    )
+    assert text == V4Format(wording).conversation([user("q")], tools, Effort.HIGH)
+    assert text == f"{BOS}Tools: {WEATHER.name}, time.\n{USER}q"
 
 
 # ---- wording
@@ -324,7 +335,7 @@ MISTAKES = {
     "unknown key": ("tool: x", "got the key 'tool'; did you mean 'tools'?; allowed: tools, max, scalar"),
     "missing key": ("tools: '{schemas}'\nmax: x", "scalar: got no value; allowed: a text with {effort}"),
     "no text": ("tools: '{schemas}'\nmax: 5\nscalar: '{effort}'", "max: got 5; allowed: a text"),
-    "no placeholder": ("tools: x\nmax: x\nscalar: '{effort}'", "tools: holds {schemas} 0 times; allowed: once"),
+    "no placeholder": ("tools: x\nmax: x\nscalar: '{effort}'", "tools: holds {schemas} or {names} 0 times; allowed: once"),
     "twice": ("tools: '{schemas}'\nmax: x\nscalar: '{effort}{effort}'", "scalar: holds {effort} 2 times; allowed: once"),
 }
 

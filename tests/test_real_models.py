@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from recipes.cli import main
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, Message, Role, Task
+from rewards.transcript import parse_completion
 from rl.checkpoint import last_checkpoint
 from rl.config import ModelConfig
 from rl.policy import load_policy
@@ -119,7 +120,7 @@ def test_thinking_templates_open_and_close_thinking_as_asked(hub: Path) -> None:
     assert tokenizer.decode(shown.token_ids).endswith("<think>\n3*4=12\n</think>\n\n12-2=10<|im_end|>")
     prompt = chat.prompt_ids(task.messages)
     text = chat.completion_text(prompt, shown.token_ids[len(prompt) :])
-    assert chat.parse(text) == Message(Role.ASSISTANT, "12-2=10", "3*4=12")
+    assert parse_completion(text) == Message(Role.ASSISTANT, "12-2=10", "3*4=12")
 
 
 @pytest.mark.slow

@@ -370,7 +370,7 @@ def test_a_file_that_is_no_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "piece"),
     [
-        ("maths", 'got "maths", no such recipe; allowed: a YAML file or a shipped recipe (code, '),
+        ("maths", 'got "maths", no such recipe; allowed: a YAML file or a shipped recipe (agent, code, '),
         ("", "no such recipe"),
         ("x" * 9999, ""),
     ],

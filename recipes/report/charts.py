@@ -67,6 +67,20 @@ SPECS = (
         help="before they were asked for again",
     ),
     _Spec("What the judge's score goes with", {"judge/truth_correlation": "truth", "judge/length_correlation": "length"}),
+    _Spec("Tool calls", {"agent/calls_mean": "calls", "agent/turns_mean": "turns"}, help="of a rollout"),
+    _Spec(
+        "Calls that went wrong",
+        {
+            "agent/malformed_call_share": "malformed",
+            "agent/tool_error_share": "in error",
+            "agent/no_call_share": "rollouts without a call",
+            "agent/failed_share": "rollouts failed",
+        },
+        "share",
+        help="malformed ones and errors are shown to the model; failed rollouts are not its fault",
+    ),
+    _Spec("Thinking kept between calls", {"agent/reasoning_kept_share": "of turns"}, "share"),
+    _Spec("Thinking", {"agent/reasoning_tokens_per_turn": "a turn"}, "tokens"),
     _Spec("Completion length", {"completion_tokens_mean": "mean", "completion_tokens_max": "longest"}, "tokens"),
     _Spec(
         "Samples without use",

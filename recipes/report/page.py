@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipes.lines import Progress, line
-from recipes.report import charts, judge, texts
+from recipes.report import agent, charts, judge, texts
 from recipes.report.mismatch import mismatch
 from recipes.report.run import UNFINISHED, Ancestor, Row, Run, Stage, after, comparison, count, finite
 from recipes.text import duration, number, percent, safe
@@ -82,6 +82,13 @@ def _sections(run: Run, drawn: list[charts.Chart]) -> Iterator[tuple[str, str, s
         yield "accuracy", "Accuracy", _section("accuracy", "Held-out accuracy", body)
     if table := judge.table([(_when(run, row), _mapping(row.get("judge"))) for row in _finals(run)]):
         yield "judge", "Judge", _section("judge", "The judge", f'{_table(*table)}<p class="note">{_t(judge.NOTE)}</p>')
+    finals = _finals(run)
+    if table := agent.effort_table([(_when(run, row), _mapping(row.get("by_effort"))) for row in finals]):
+        curve = agent.effort_chart([(_when(run, row), _mapping(row.get("by_effort"))) for row in finals])
+        drawn_curve = f'<div class="wide">{_figure(drawn, curve)}</div>' if curve else ""
+        yield "efforts", "Efforts", _section("efforts", "Efforts", drawn_curve + _table(*table))
+    if table := agent.table([(_when(run, row), _mapping(row.get("agent"))) for row in finals]):
+        yield "tools", "Tools", _section("tools", "Tools and thinking", f'{_table(*table)}<p class="note">{_t(agent.NOTE)}</p>')
     yield "compare", "Before and after", _section("compare", "Before and after", _compare(run))
     for i, stage in enumerate(run.stages):
         shown, more = charts.stage_charts(run, stage)
@@ -341,6 +348,9 @@ def _recipe(run: Run) -> str:
     facts = {
         "domain": m.get("domain") or run.recipe.get("domain"),
         "seed": _seed(run),
+        "effort": m.get("effort"),
+        "thinking": m.get("thinking"),
+        "tools": ", ".join(map(str, m.get("tools") or ())),
         "model": m.get("model"),
         "recipe hash": m.get("recipe_hash"),
         "data hash": m.get("data_hash"),

@@ -59,13 +59,17 @@ class EngineCore:
         sequence.forced.extend(request.generated_ids)
         self.waiting.append(sequence)
 
-    def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
+    def extend(self, request_id: str, forced_ids: Sequence[int], max_tokens: int | None = None) -> None:
         """Appends forced tokens to a kept request and puts it back into the batch."""
         sequence = self.kept[request_id]
-        sequence.next(len(forced_ids), self.config.max_seq_len)
+        sequence.next(len(forced_ids), self.config.max_seq_len, max_tokens)
         del self.kept[request_id]
         sequence.forced.extend(forced_ids)
         self.waiting.append(sequence)
+
+    def release(self, request_id: str) -> list[int]:
+        """Ends a kept request; returns all of its tokens."""
+        return self.kept.pop(request_id).token_ids
 
     def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
         """Removes a request wherever it is; its last chunk says ABORTED and holds what had not been handed out."""

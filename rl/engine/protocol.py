@@ -25,7 +25,7 @@ class GenerateRequest:
 
     The draw for the token at absolute position p (prompt included) uses (seed_key, rollout_key, p). To go on with an
     interrupted turn, put the tokens it had sampled in `generated_ids`: they count towards max_tokens and are not streamed.
-    With `keep` the request stays open after its turn, for `extend`.
+    With `keep` the request stays open after its turn, for `extend`, until `release` or `abort`.
     """
 
     request_id: str
@@ -36,6 +36,7 @@ class GenerateRequest:
     rollout_key: int
     generated_ids: Sequence[int] = ()
     keep: bool = False
+    window: int | None = None  # tokens that it may have in all, prompt included; None: the engine's max_seq_len
     stream_interval: int = 32  # tokens per chunk; the last chunk comes at once
 
 
@@ -96,8 +97,15 @@ class Engine(Protocol):
         """Streams one turn. Ends after the chunk with a finish reason."""
         ...
 
-    def extend(self, request_id: str, forced_ids: Sequence[int]) -> AsyncIterator[TokenChunk]:
-        """Appends forced tokens (tool results) to a kept request and streams its next turn. Forced ids are not streamed."""
+    def extend(self, request_id: str, forced_ids: Sequence[int], max_tokens: int | None = None) -> AsyncIterator[TokenChunk]:
+        """Appends forced tokens (tool results) to a kept request and streams its next turn. Forced ids are not streamed.
+
+        `max_tokens`: of this turn; None: as the request's sampling says.
+        """
+        ...
+
+    async def release(self, request_id: str) -> list[int]:
+        """Ends a kept request; returns all of its tokens as the engine has them, by which a caller checks its own record."""
         ...
 
     async def abort(self, request_id: str) -> None:

@@ -37,7 +37,9 @@ class Core(Protocol):
 
     def add(self, request: GenerateRequest) -> None: ...
 
-    def extend(self, request_id: str, forced_ids: Sequence[int]) -> None: ...
+    def extend(self, request_id: str, forced_ids: Sequence[int], max_tokens: int | None = None) -> None: ...
+
+    def release(self, request_id: str) -> list[int]: ...
 
     def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
         """Removes a request wherever it is; its last chunk says ABORTED. Unknown ids give nothing."""
@@ -71,6 +73,7 @@ class SteppedEngine(Generic[C]):
         self._turn_is_due = self._paused = False
         self._failure: BaseException | None = None  # closed, or broken: for good
         self._last_step = time.monotonic()
+        self.busy_s = 0.0  # spent in steps since the start
 
     @property
     def capabilities(self) -> Capabilities:
@@ -84,8 +87,12 @@ class SteppedEngine(Generic[C]):
         """Submits at once (not at the first `anext`), so that requests made together enter the batch together."""
         return self._stream(request.request_id, self._submit(request.request_id, lambda: self._core.add(request)))
 
-    def extend(self, request_id: str, forced_ids: Sequence[int]) -> AsyncIterator[TokenChunk]:
-        return self._stream(request_id, self._submit(request_id, lambda: self._core.extend(request_id, forced_ids)))
+    def extend(self, request_id: str, forced_ids: Sequence[int], max_tokens: int | None = None) -> AsyncIterator[TokenChunk]:
+        queue = self._submit(request_id, lambda: self._core.extend(request_id, forced_ids, max_tokens))
+        return self._stream(request_id, queue)
+
+    async def release(self, request_id: str) -> list[int]:
+        return await self._command("release a request", lambda: self._core.release(request_id))
 
     async def abort(self, request_id: str) -> None:
         def command() -> None:
@@ -148,7 +155,8 @@ class SteppedEngine(Generic[C]):
                     self._streams.pop(request_id, None)
                 yield item
         finally:
-            self._streams.pop(request_id, None)
+            if (mine := self._streams.get(request_id)) is not None and mine[1] is queue:  # else it is the next turn's
+                del self._streams[request_id]
             if not finished:  # the reader went away: stop decoding for nobody
                 self._post(lambda: self._core.abort(request_id))
 
@@ -191,9 +199,11 @@ class SteppedEngine(Generic[C]):
             for command, future in commands:
                 run_into(future, command)
             if not self._paused and self._core.has_work:
+                began = time.monotonic()
                 for request_id, chunk in self._core.step():
                     self._deliver(request_id, chunk)
                 self._last_step = time.monotonic()
+                self.busy_s += self._last_step - began
             with self._lock:
                 self._turn_is_due = bool(self._commands) or (not self._paused and self._core.has_work)
                 if self._turn_is_due:

@@ -22,6 +22,7 @@ class RunningTurn:
     token_ids: list[int]  # prompt, then everything after it
     turn_start: int  # index in token_ids of this turn's first sampled token
     turn_end: int  # len(token_ids) at which the turn is cut
+    max_tokens: int  # of this turn
     fresh: list[tuple[int, float, int, NDArray[np.int32] | None]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -34,24 +35,26 @@ class RunningTurn:
         """
         if not len(request.prompt_ids):
             raise ValueError(f"request {request.request_id}: got no prompt tokens; allowed: at least 1")
-        _check_room(request.request_id, len(request.prompt_ids) + len(request.generated_ids), max_seq_len)
+        window = min(request.window or max_seq_len, max_seq_len)
+        _check_room(request.request_id, len(request.prompt_ids) + len(request.generated_ids), window)
         if len(request.generated_ids) >= request.sampling.max_tokens:
             raise ValueError(
                 f"request {request.request_id}: got {len(request.generated_ids)} generated tokens; allowed: fewer than its "
                 f"max_tokens {request.sampling.max_tokens}"
             )
-        start = len(request.prompt_ids)
-        return cls(request, list(request.prompt_ids), start, min(start + request.sampling.max_tokens, max_seq_len))
+        start, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
+        return cls(request, list(request.prompt_ids), start, min(start + max_tokens, window), max_tokens)
 
-    def next(self, num_forced: int, max_seq_len: int) -> None:
+    def next(self, num_forced: int, max_seq_len: int, max_tokens: int | None) -> None:
         """Begins the turn after so many forced tokens.
 
         Raises:
             ValueError: they leave no room.
         """
-        start = len(self.token_ids) + num_forced
-        _check_room(self.request.request_id, start, max_seq_len)
-        self.turn_start, self.turn_end = start, min(start + self.request.sampling.max_tokens, max_seq_len)
+        start, window = len(self.token_ids) + num_forced, min(self.request.window or max_seq_len, max_seq_len)
+        _check_room(self.request.request_id, start, window)
+        self.max_tokens = self.request.sampling.max_tokens if max_tokens is None else max_tokens
+        self.turn_start, self.turn_end = start, min(start + self.max_tokens, window)
         self.finish_reason = None
 
     def take(
@@ -69,7 +72,7 @@ class RunningTurn:
         if token in request.stop_ids or (request.sampling.stop and self._at_stop_string(request.sampling.stop, tokenizer)):
             self.finish_reason = FinishReason.STOP
         elif len(self.token_ids) >= self.turn_end:
-            at_limit = len(self.token_ids) - self.turn_start >= request.sampling.max_tokens
+            at_limit = len(self.token_ids) - self.turn_start >= self.max_tokens
             self.finish_reason = FinishReason.LENGTH if at_limit else FinishReason.CONTEXT
 
     def _at_stop_string(self, stops: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> bool:

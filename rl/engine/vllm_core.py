@@ -75,12 +75,12 @@ class VllmCore:
         self._submit(turn)
         self._open[request.request_id] = turn
 
-    def extend(self, request_id: str, forced_ids: Sequence[int]) -> None:
+    def extend(self, request_id: str, forced_ids: Sequence[int], max_tokens: int | None = None) -> None:
         """The next turn is a new request to vLLM, whose prefix cache holds what came before."""
         turn = self._open[request_id]
         if not all(0 <= token < self._vocab_size for token in forced_ids):  # vLLM would refuse it half-way
             raise ValueError(f"request {request_id}: got a forced token outside the vocabulary of {self._vocab_size}")
-        turn.next(len(forced_ids), self.config.max_seq_len)
+        turn.next(len(forced_ids), self.config.max_seq_len, max_tokens)
         turn.token_ids.extend(forced_ids)
         turn.turn += 1
         self._submit(turn)
@@ -100,6 +100,10 @@ class VllmCore:
         self.llm.add_request(turn.vllm_id, {"prompt_token_ids": list(turn.token_ids)}, params)
         self.ledger.requests[turn.vllm_id] = request
         self._by_vllm_id[turn.vllm_id] = turn
+
+    def release(self, request_id: str) -> list[int]:
+        """Ends a kept request; returns all of its tokens."""
+        return self._open.pop(request_id).token_ids
 
     def abort(self, request_id: str) -> list[tuple[str, TokenChunk]]:
         turn = self._open.pop(request_id, None)

@@ -21,7 +21,8 @@ def chat_template(wording: Wording | None = None) -> str:
     `reasoning_effort`: "none", "max", or a number from 1 to 100; any other is high.
     """
     wording = wording or load_wording()
-    before, after = wording.tools.split("{schemas}")
+    placeholder = "{names}" if "{names}" in wording.tools else "{schemas}"
+    before, after = wording.tools.split(placeholder)
     lower, upper = wording.scalar.split("{effort}")
     texts = {
         "BOS": BOS, "EOS": EOS, "USER": USER, "ASSISTANT": ASSISTANT, "THINK": THINK, "END_THINK": END_THINK,
@@ -31,8 +32,10 @@ def chat_template(wording: Wording | None = None) -> str:
         "PARAMETER": f'<{MARK}parameter name="', "STRING": '" string="true">', "JSON": '" string="false">',
         "CLOSE_PARAMETER": CLOSE_PARAMETER, "LINE": "\n",
         "BEFORE_TOOLS": before, "AFTER_TOOLS": after, "MAX": wording.max, "BEFORE_EFFORT": lower, "AFTER_EFFORT": upper,
+        "TOOL_BREAK": ", " if placeholder == "{names}" else "\n",
     }  # fmt: skip
-    return re.sub(r"@([A-Z_]+)@", lambda found: json.dumps(texts[found.group(1)], ensure_ascii=False), _TEMPLATE)
+    template = _TEMPLATE.replace("%TOOL%", "schema.name" if placeholder == "{names}" else "schema | tojson")
+    return re.sub(r"@([A-Z_]+)@", lambda found: json.dumps(texts[found.group(1)], ensure_ascii=False), template)
 
 
 _TEMPLATE = """
@@ -45,7 +48,8 @@ _TEMPLATE = """
 {%- macro tool_section() -%}
     {{- @BEFORE_TOOLS@ -}}
     {%- for tool in tools -%}
-        {{- @LINE@ if not loop.first -}}{{- (tool.function if tool.function is defined else tool) | tojson -}}
+        {%- set schema = tool.function if tool.function is defined else tool -%}
+        {{- @TOOL_BREAK@ if not loop.first -}}{{- %TOOL% -}}
     {%- endfor -%}
     {{- @AFTER_TOOLS@ -}}
 {%- endmacro -%}

@@ -18,7 +18,8 @@ from rewards.task import Effort, EffortLevel, ToolSpec
 from rl.formats.strict_json import dump
 
 DEFAULT = Path(__file__).with_name("wording.yaml")
-PLACEHOLDERS = {"tools": "{schemas}", "max": "", "scalar": "{effort}"}  # what each text must hold exactly once
+# What each text must hold exactly once, one of them where there are several: the tools' schemas, or their names alone.
+PLACEHOLDERS = {"tools": ("{schemas}", "{names}"), "max": (), "scalar": ("{effort}",)}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Wording:
 
     def tool_section(self, tools: Sequence[ToolSpec]) -> str:
         schemas = "\n".join(dump(tool.as_dict()["function"]) for tool in tools)
-        return self.tools.replace("{schemas}", schemas)
+        return self.tools.replace("{names}", ", ".join(tool.name for tool in tools)).replace("{schemas}", schemas)
 
     def effort_text(self, effort: EffortLevel) -> str:
         """What stands in front of everything; "" for efforts that are the model's own (none, high)."""
@@ -67,14 +68,16 @@ def _read(path: Path) -> Wording:
         if key not in PLACEHOLDERS:
             hint = nearest(str(key), PLACEHOLDERS)
             raise UserError(f"wording {path}: got the key {key!r}{hint}; allowed: {', '.join(PLACEHOLDERS)}")
-    texts = {key: _text(path, key, data.get(key), placeholder) for key, placeholder in PLACEHOLDERS.items()}
+    texts = {key: _text(path, key, data.get(key), wanted) for key, wanted in PLACEHOLDERS.items()}
     return Wording(texts["tools"], texts["max"].rstrip() + "\n\n", texts["scalar"].rstrip() + "\n\n")
 
 
-def _text(path: Path, key: str, text: object, placeholder: str) -> str:
+def _text(path: Path, key: str, text: object, placeholders: Sequence[str]) -> str:
+    wanted = " or ".join(placeholders)
     if not isinstance(text, str) or not text.strip():
         got = "no value" if text is None else repr(text)
-        raise UserError(f"wording {path}: {key}: got {got}; allowed: a text" + (f" with {placeholder}" if placeholder else ""))
-    if placeholder and text.count(placeholder) != 1:
-        raise UserError(f"wording {path}: {key}: holds {placeholder} {text.count(placeholder)} times; allowed: once")
+        raise UserError(f"wording {path}: {key}: got {got}; allowed: a text" + (f" with {wanted}" if wanted else ""))
+    found = sum(text.count(placeholder) for placeholder in placeholders)
+    if placeholders and found != 1:
+        raise UserError(f"wording {path}: {key}: holds {wanted} {found} times; allowed: once")
     return text

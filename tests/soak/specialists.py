@@ -26,9 +26,10 @@ Row: TypeAlias = dict[str, Any]  # of one seed: the evaluation after each stage 
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results" / "specialists"
-RECIPES = ("code", "instruct", "rubric")
+RECIPES = ("code", "instruct", "rubric", "agent")
 SEEDS = range(5)
 SETTINGS = ["runtime=inline", "runtime.num_threads=1"]  # the metrics are those of `runtime: ray`; a test compares the two
+LONGEST = "hop4"  # the agent's held-out chains
 EXPLAINED = [
     "Held-out accuracy in percent (a sample a task at temperature 1) after each stage, and of the control: the cold start",
     "trained on with supervised steps on the same demonstrations, as many as fit into GRPO's seconds at the run's own pace.",
@@ -127,6 +128,7 @@ def page(results: Path) -> str:
                 f"## `recipes/{recipe}.yaml`",
                 "",
                 *(judge_table(rows) if recipe == "rubric" else table(rows)),
+                *(agent_lines(rows) if recipe == "agent" else []),
                 "",
                 f"Seconds of GRPO's and of the control's steps: {spent}.",
                 "",
@@ -157,6 +159,19 @@ def table(rows: Mapping[str, Row]) -> list[str]:
         "",
         f"Median gain {statistics.median(gains):.1f} points, smallest {min(gains):.1f}; median final accuracy "
         f"{statistics.median(finals):.1f}; smallest margin over the control {min(margins):.1f} points.",
+    ]
+
+
+def agent_lines(rows: Mapping[str, Row]) -> list[str]:
+    """What only rollouts with tools have, after GRPO."""
+    figures = [row["grpo"]["agent"] for row in rows.values()]
+    kept = min(100 * found["reasoning_kept_share"] for found in figures)
+    longest = [100 * row["grpo"]["by_kind"][LONGEST] for row in rows.values()]
+    calls = statistics.median(found["calls_mean"] for found in figures)
+    return [
+        "",
+        f"`{LONGEST}` are chains a hop longer than any demonstration or training task: {min(longest):.1f} % at least. Thinking "
+        f"is kept in {kept:.1f} % of the turns that called a tool, at least; {calls:.1f} calls a rollout in the median.",
     ]
 
 
