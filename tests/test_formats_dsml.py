@@ -101,6 +101,7 @@ BROKEN = {
     "beyond integers": (block(call(parameter("9" * 5000, string="false"))), Kind.BAD_JSON),
     "half of a character": (block(call(parameter('["a\\ud800"]', string="false"))), Kind.BAD_JSON),
     "long names": (block(call(parameter("x", name="a" * 10**5, string="false"), name="b" * 10**5)), Kind.BAD_JSON),
+    "long escapes": (block(call(parameter("x", name="\u2028" * 99, string="false"), name="\u2028" * 99)), Kind.BAD_JSON),
     "deep": (block(call(parameter("[" * 100_000 + "]" * 100_000, string="false"))), Kind.BAD_JSON),
     "deep and open": (block(call(parameter('{"a":' * 100_000, string="false"))), Kind.BAD_JSON),
     "no call": (block(), Kind.EMPTY_BLOCK),
@@ -133,7 +134,7 @@ def test_what_is_not_exactly_a_block_is_an_error_of_its_kind(name: str) -> None:
         assert turn.message.content == text  # nothing is lost
         assert write_turn(turn.message, thinking=bool(before)) == before + text
         assert turn.error.text.endswith(".")
-        assert len(turn.error.text) < 500
+        assert len(turn.error.text) < 500, turn.error.text
         turn.error.text.encode()  # tokenizers take it
 
 

@@ -10,8 +10,7 @@ from rewards.task import Message, Role, ToolCall
 from rewards.transcript import END_THINK, THINK
 from rl.formats.protocol import CallError, CallErrorKind, ReadTurn
 
-EXCERPT = 60  # characters of what was found that an error shows
-
+EXCERPT, SHOWN = 60, 90  # characters of what was found that an error shows: as they are, and with some as escapes
 
 NAME = r'[^"<>\x00-\x1f\x7f]*'  # what a tool's or a parameter's name may hold; none is empty
 _NAME = re.compile(NAME)
@@ -34,7 +33,9 @@ def excerpt(text: str, start: int = 0) -> str:
     if start >= len(text):
         return "the end of the turn"
     shown = repr(text[start : start + EXCERPT])
-    return f"{shown[:-1]}...{shown[-1]}" if len(text) - start > EXCERPT else shown
+    if len(shown) > SHOWN or len(text) - start > EXCERPT:
+        return f"{shown[: min(SHOWN, len(shown) - 1)]}...{shown[0]}"
+    return shown
 
 
 def read_with(body_of: Callable[[str], tuple[str, list[ToolCall]]], text: str, *, thinking: bool, opening: str) -> ReadTurn:
