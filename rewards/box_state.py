@@ -21,7 +21,7 @@ WORK = "/tmp/work"  # where an agent's commands begin, and relative paths lead f
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm")  # on every layer, where they are there
 MAX_BYTES = 4 << 20  # of all files of a state
 MAX_PATHS = 20_000  # that a box has changed outside of WRITABLE
-ROUNDS = 3  # of ending what runs; one is enough where nothing starts processes again
+ROUNDS = 4  # of ending what runs; one is enough where nothing starts processes again
 ROUND_S = 0.05
 READ_S = 120.0  # for files to be read or written, on a machine that is overloaded
 
@@ -164,6 +164,8 @@ async def end_what_runs(box: Box) -> bool:
         called = await box.python(_running)
         if called.result.ok and called.value == []:
             return True
+        if not called.result.ok:  # there are as many processes as there may be: none can be started to end the others
+            await box.end_commands()
     return False
 
 

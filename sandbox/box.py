@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sandbox import transfer
-from sandbox.calls import Calls, Reach, pieces, span_of
+from sandbox.calls import GRACE_S, Calls, Reach, pieces, span_of
 from sandbox.command import Commands
 from sandbox.commandlog import CommandLog
 from sandbox.errors import BoxLostError, UnsupportedError
@@ -291,6 +291,12 @@ class Box:
             OSError: of either side. ValueError: it is larger.
         """
         await transfer.download(self, source, target, max_bytes)
+
+    async def end_commands(self) -> None:
+        """Ends all that its commands run and have left running; starts no process for that, of which there may be too many."""
+        await self._beside({"op": "end_all"})
+        if self._background:
+            await asyncio.wait(self._background, timeout=GRACE_S)
 
     async def set_network(self, allowed: Sequence[str]) -> None:
         """What the box may reach from now on, as host:port: the agent's phase may need more than its grading. The rest is cut.

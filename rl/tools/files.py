@@ -13,6 +13,7 @@ from rl.tools.config import ToolConfig
 from rl.tools.output import cut, how_it_ended
 from rl.tools.tool import BoxUse, Run, Tool, ToolError
 from sandbox.box import Box
+from sandbox.result import Verdict
 
 NEEDS = {"view": (), "create": ("text",), "replace": ("old", "new"), "insert": ("line", "text")}
 TAKES = {**NEEDS, "view": ("first", "last")}
@@ -70,8 +71,9 @@ class Files(Tool):
         whole = path if path.startswith("/") else f"{WORK}/{path}"
         called = await box.python("edit", command, whole, given, MAX_FILE_BYTES, source=SOURCE, wall_s=self.timeout_s)
         if not called.result.ok:
+            ended = await how_it_ended(called.result, self.timeout_s, box)
             said = called.result.stderr.text.strip().rpartition("\n")[2]
-            raise ToolError(f"files: {said or how_it_ended(called.result, self.timeout_s, box.limits.memory_bytes)}")
+            raise ToolError(f"files: {said if called.result.verdict is Verdict.NONZERO else ended}")
         kind, text = called.value if isinstance(called.value, list) and len(called.value) == 2 else ("error", "no answer")
         if kind == "error":
             raise ToolError(f"files: {text}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from sandbox.box import Box
 from sandbox.result import Output, Result, Verdict
 
 NOTHING = "(no output)"
+CROWDED = "[ended: too many processes; all that ran in the box was ended]"
 
 
 def cut(text: str, max_chars: int, *, left_out: int = 0, at: int | None = None) -> str:
@@ -28,8 +30,13 @@ def cut_output(output: Output, max_chars: int) -> str:
     return cut(head + tail, max_chars, left_out=output.num_bytes - len(output.head) - len(output.tail), at=len(head))
 
 
-def how_it_ended(result: Result, timeout_s: float, memory_bytes: int) -> str | None:
-    """What a model is told of a command that did not end well; None for one that did."""
+async def how_it_ended(result: Result, timeout_s: float, box: Box) -> str | None:
+    """What a model is told of a command that did not end well; None for one that did.
+
+    Where there are as many processes as there may be all are ended: else nothing could be started any more.
+    """
+    if result.verdict is Verdict.PIDS_LIMIT:
+        await box.end_commands()
     match result.verdict:
         case Verdict.OK:
             return None
@@ -42,9 +49,9 @@ def how_it_ended(result: Result, timeout_s: float, memory_bytes: int) -> str | N
         case Verdict.CPU_TIMEOUT:
             return "[ended: it used all of its processor time]"
         case Verdict.OUT_OF_MEMORY:
-            return f"[ended: out of memory, of which there are {memory_bytes >> 20} MiB]"
+            return f"[ended: out of memory, of which there are {box.limits.memory_bytes >> 20} MiB]"
         case Verdict.PIDS_LIMIT:
-            return "[ended: too many processes]"
+            return CROWDED
         case Verdict.DISK_FULL:
             return "[ended: the disk is full]"
         case Verdict.OUTPUT_LIMIT:

@@ -18,7 +18,7 @@ from rewards.task import Task, ToolSpec
 from rl.tools import interpreter
 from rl.tools.config import ToolConfig
 from rl.tools.interpreter import READY
-from rl.tools.output import NOTHING, cut_output
+from rl.tools.output import NOTHING, cut_output, how_it_ended
 from rl.tools.tool import BoxUse, GoneError, Run, Tool, ToolError
 from sandbox.box import Box
 from sandbox.errors import SandboxError
@@ -28,6 +28,7 @@ from sandbox.result import Output, Result, Verdict
 KEEP_BYTES = 96 << 10  # of output: what the box's terminal holds for us is 256 KiB
 MAX_ANSWER_BYTES = 192 << 10
 START_S = 60.0  # for the interpreter to be there, on a machine that is overloaded
+END_S = 10.0  # for what was killed to be gone
 SO_FAR_S = 2.0  # for it to say what a call that took too long had written
 SOURCE = inspect.getsource(interpreter)
 LOST = "its variables are lost, files are not"
@@ -103,8 +104,9 @@ class _PythonRun:
             raise GoneError(f"Python did not start in its box within {START_S:g} s") from None
         if line is None:
             said, result = self._read.decode(errors="replace"), await terminal.wait()
+            ended = await how_it_ended(result, START_S, box)
             await self._drop()
-            raise ToolError(f"Python could not be started: {said.strip()[-500:] or result.verdict}")
+            raise ToolError(f"Python could not be started: {said.strip()[-500:]}\n{ended or ''}".strip())
         return terminal
 
     async def _asked(self, terminal: Terminal, order: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -133,11 +135,14 @@ class _PythonRun:
         return ""
 
     async def _drop(self) -> None:
-        """Ends the interpreter and all that it has started."""
+        """Ends the interpreter and all that it has started; returns when that is gone."""
         terminal, self._terminal = self._terminal, None
         if terminal is not None:
-            with contextlib.suppress(SandboxError):  # its box is gone, which the next call is told
+            with contextlib.suppress(SandboxError, TimeoutError):  # its box is gone, which the next call is told
                 await terminal.kill()
+                async with asyncio.timeout(END_S):
+                    await terminal.wait()
+                    await terminal.kill()  # what it has left behind
 
     def _text(self, answer: Mapping[str, Any] | None) -> str:
         if answer is None:

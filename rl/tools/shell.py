@@ -60,7 +60,7 @@ class _ShellRun:
             self._folder = folder
         elif done.verdict is Verdict.NONZERO:  # the shell itself could not be started
             text += done.stderr.text
-        ended = how_it_ended(done, tool.timeout_s, box.limits.memory_bytes)
+        ended = await how_it_ended(done, tool.timeout_s, box)
         if ended is not None:
             raise ToolError(f"{text.rstrip()}\n{ended}".strip())
         return text or NOTHING

@@ -168,6 +168,11 @@ class Agent:
                 self.roster.sweep_group(running.number)  # where a supervisor is no subreaper it does not know what is left
         self.peer.send({"id": order["id"], "type": "done"})
 
+    def end_all(self, order: dict[str, Any], payload: bytes) -> None:
+        """Ends all that commands run and have left running. It starts nothing for that: there may be no room for it."""
+        self.roster.end_all()
+        self.peer.send({"id": order["id"], "type": "done"})
+
     def type_in(self, order: dict[str, Any], payload: bytes) -> None:
         """Into a command's terminal; answers how many bytes it has taken."""
         running = self.roster.get(int(order["command"]))
@@ -234,6 +239,7 @@ class Agent:
         "order": keep_order,
         "recall": recall,
         "end": end,
+        "end_all": end_all,
         "type": type_in,
         "resize": resize,
         "net": net,

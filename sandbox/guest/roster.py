@@ -14,6 +14,7 @@ import selectors
 import signal
 import sys
 import termios
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -85,6 +86,18 @@ class Roster:
             self._report_part(running, stream, "tail", capture.tail)
         self._report_part(running, 3, "head", running.returned)
         self._peer.send({"id": running.number, "type": "done", "num_bytes": sizes, **running.facts})
+
+    def end_all(self) -> None:
+        """Ends all that commands run and have left running, those that are forgotten as well; what watches them stays."""
+        deadline = time.monotonic() + watch.KILL_LIMIT_S
+        while watch.stop_and_kill(self._of_commands) and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.001)
+
+    def _of_commands(self) -> list[int]:
+        """With those that have ended and were not waited for: they still count among the box's processes."""
+        others = {self.bystander, *self._supervisors}
+        return [pid for pid in watch.descendants(os.getpid(), zombies=True) if pid not in others]
 
     def sweep_group(self, number: int) -> None:
         """Ends what is left in a command's group, in a box whose kernel has those."""

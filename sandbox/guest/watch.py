@@ -12,7 +12,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 TICK_S = 0.1  # between two looks at what a command uses
@@ -170,14 +170,7 @@ class Watch:
             except ProcessLookupError:
                 return False
             return True
-        family, known = self._family(), list[int]()
-        for _ in range(STOP_ROUNDS):  # what is stopped cannot fork, and keeps its place from what would
-            if family == known:
-                break
-            _send(signal.SIGSTOP, family)
-            family, known = self._family(), family
-        _send(signal.SIGKILL, family)
-        return bool(family)
+        return stop_and_kill(self._family)
 
     def _family(self) -> list[int]:
         """All that the command has started."""
@@ -247,14 +240,26 @@ def _send(number: int, pids: list[int]) -> None:
             os.kill(pid, number)
 
 
+def stop_and_kill(find: Callable[[], list[int]]) -> bool:
+    """Sends SIGKILL to the processes that are found, once no new ones are; whether there were any."""
+    family, known = find(), list[int]()
+    for _ in range(STOP_ROUNDS):  # what is stopped cannot fork, and keeps its place from what would
+        if family == known:
+            break
+        _send(signal.SIGSTOP, family)
+        family, known = find(), family
+    _send(signal.SIGKILL, family)
+    return bool(family)
+
+
 def children(root: int) -> list[int]:
     """The living children of a process."""
     return _families().get(root, [])
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below `root`, parents before their children."""
-    families = _families()
+def descendants(root: int, *, zombies: bool = False) -> list[int]:
+    """Every process below `root`, parents before their children; `zombies`: those too that nobody has waited for."""
+    families = _families(zombies=zombies)
     found, waiting = [], [root]
     while waiting:
         below = families.get(waiting.pop(), [])
@@ -263,10 +268,10 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _families() -> dict[int, list[int]]:
+def _families(*, zombies: bool = False) -> dict[int, list[int]]:
     families: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         fields = stat_fields(int(name)) if name.isdigit() else []
-        if fields and fields[0] != "Z":
+        if fields and (zombies or fields[0] != "Z"):
             families.setdefault(int(fields[1]), []).append(int(name))
     return families
