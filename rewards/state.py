@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rewards.box_state import BoxState, File, prepare, put, read, take
+from rewards.box_state import WORK, BoxState, File, files_of, prepare, put, read, take
 from rewards.errors import UserError
 from rewards.parameters import nearest
 from rewards.task import Task
@@ -90,11 +90,7 @@ async def verify(task: Task, transcript: Transcript, boxes: FreshBoxes, partial:
         UserError: the task's checks are none. SandboxError: a box was lost, or could not be had.
     """
     checks, state = checks_of(task), transcript.box_state
-    if state is None:
-        async with boxes.box() as box:
-            await prepare(box, task)
-            state = await take(box, looked_at(task))
-    return await judge(checks, state, boxes, partial=partial)
+    return await judge(checks, state or await _begun(task, boxes), boxes, partial=partial)
 
 
 async def judge(checks: Sequence[Check], state: BoxState, boxes: FreshBoxes, *, partial: bool = False) -> float:
@@ -131,6 +127,15 @@ def checks_of(task: Task) -> list[Check]:
     if not isinstance(given, list | tuple) or not given:
         raise UserError(f"task {task.id!r}: rewards.state:verify needs `checks`, a list; got {given!r:.200}")
     return [_check(entry, f"task {task.id!r}, check {number}") for number, entry in enumerate(given, 1)]
+
+
+async def _begun(task: Task, boxes: FreshBoxes) -> BoxState:
+    """What an agent's box holds at first."""
+    if task.data.get("setup") is None:
+        return BoxState({path: File(data) for path, data in files_of(task).items()}, covered=(WORK,))
+    async with boxes.box() as box:
+        await prepare(box, task)
+        return await take(box, looked_at(task))
 
 
 async def _holds(check: Check, state: BoxState, boxes: FreshBoxes) -> bool:

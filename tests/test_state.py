@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import pickle
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,18 @@ def test_without_a_box_the_beginning_is_judged(scene: Scene) -> None:
 def test_a_command_that_does_not_end_is_a_wrong_state(scene: Scene) -> None:
     endless = {"run": "yes", "files": ["/tmp/work"], "wall_s": 0.5}
     assert scene.score("echo 42 > answer", endless, {**endless, "run": "sleep 1000", "exit_code": 137}, partial=True) == 0.0
+
+
+def test_files_are_judged_without_any_box() -> None:
+    class NoBoxes:
+        def box(self) -> AbstractAsyncContextManager[Box]:
+            raise AssertionError("a box was asked for")
+
+    checks = [ANSWER, {"file": "/tmp/work/draft", "absent": True}, {"file": "/tmp/work/answer", "contains": "3"}]
+    task = Task("1", "agent", (), data={"files": {"answer": "42\n"}, "checks": checks})
+    for state in (None, BoxState({"/tmp/work/answer": File(b"42\n")}, ("/tmp",)), BoxState({}, too_large=True)):
+        wanted = 0.0 if state is not None and state.too_large else 2 / 3
+        assert asyncio.run(verify(task, said(state), NoBoxes(), partial=True)) == pytest.approx(wanted)
 
 
 def test_as_a_reward_of_a_recipe() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +13,13 @@ import pytest
 from rewards.box_state import File
 from rewards.errors import UserError
 from rewards.task import Task, ToolCall
+from rl.tools.calculator import calculate
 from rl.tools.config import ToolConfig
+from rl.tools.order import Order
 from rl.tools.protocol import ToolOutcome
 from rl.tools.session import Session
 from rl.tools.source import read_sources
+from rl.tools.tool import BoxUse, ToolError
 from rl.tools.tools import Tools, specs_of
 
 T = TypeVar("T")
@@ -107,6 +111,111 @@ def test_what_fails_in_the_box_is_told(sandbox_home: Path) -> None:
         assert told == "files: `old` is 2 times in /tmp/work/notes.txt, at lines 1, 2; it must be there exactly once"
 
     within(sandbox_home, work)
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("2+3*4", "14"),
+        ("2**3**2", "512"),
+        ("-2^2", "-4"),
+        ("7//2", "3"),
+        ("-7 % 3", "2"),
+        ("10/4", "2.5"),
+        ("0.1+0.2", "0.3"),
+        ("1/3", "1/3 (about 0.333333333333333)"),
+        ("sqrt(16/9)", "4/3 (about 1.33333333333333)"),
+        ("2**0.5", "about 1.4142135623731"),
+        ("3 × 4 ÷ 5 − 1", "1.4"),
+        ("5!", "120"),
+        ("round(2.345, 2)", "2.35"),
+        ("max(1, 2/3) + gcd(12, 18)", "7"),
+        ("1_000*2", "2000"),
+    ],
+)
+def test_the_calculator_is_exact(expression: str, wanted: str) -> None:
+    assert calculate(expression) == wanted
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("9**9**9", "too large"),
+        ("1e9999", "too large"),
+        ("9" * 2000, "at most 1000"),
+        ("401!", "from 0 to 400"),
+        ("(" * 200, "levels deep"),
+        ("-" * 500 + "1", "levels deep"),
+        ("1/0", "division by zero"),
+        ("0**-1", "division by zero"),
+        ("1+", "ends too early"),
+        ("2 3", "at '3'"),
+        ("(1", "not closed"),
+        ("1)", "at ')'"),
+        ("", "ends too early"),
+        ("sqr(2)", "did you mean 'sqrt'?"),
+        ("__import__('os')", "cannot read"),
+        ("sqrt(-1)", "a negative number"),
+        ("2**999999.5", "too large"),
+        ("f" * 900, "no function"),
+        ("1,000", "at ','"),
+    ],
+)
+def test_what_the_calculator_cannot_do_is_told(expression: str, message: str) -> None:
+    with pytest.raises(ToolError, match=re.escape(message)):
+        calculate(expression)
+
+
+def test_a_corpus_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "texts" / "drinks").mkdir(parents=True)
+    (tmp_path / "texts" / "drinks" / "tea.txt").write_text("Tea grows in Assam. Teas are leaves.")
+    (tmp_path / "texts" / "milk.md").write_text("Milk comes from cows. " * 500)
+    (tmp_path / "prices.jsonl").write_text('{"title": "tea", "text": "Costs 3."}\n{"text": "Milk costs 2."}\n')
+
+    async def of(path: str, query: str, **options: Any) -> ToolOutcome:
+        config = ToolConfig(use="lookup", options={"path": path, **options}, max_chars=500)
+        tools = Tools(read_sources([config], [tmp_path]))
+        await tools.open()
+        async with tools.session(TASK, "rollout") as session:
+            return await asked(session, "lookup", query=query)
+
+    assert asyncio.run(of("texts", "which leaf is TEA?")).text == "[drinks/tea.txt]\nTea grows in Assam. Teas are leaves."
+    assert "characters left out]" in asyncio.run(of("texts", "cow")).text
+    assert asyncio.run(of("prices.jsonl", "milk cost")).text == "Milk costs 2.\n\n[tea]\nCosts 3."
+    assert asyncio.run(of("prices.jsonl", "milk cost", top_k=1)).text == "Milk costs 2."
+    nothing = asyncio.run(of("prices.jsonl", "coffee"))
+    assert (nothing.text, nothing.is_error) == ("nothing found; try other words", True)
+    for text, message in (('{"title": "x"}', "line 1: got"), ("{", "line 1: no JSON"), ("", "has no texts")):
+        (tmp_path / "bad.jsonl").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_sources([ToolConfig(use="lookup", options={"path": "bad.jsonl"})], [tmp_path])
+
+
+def test_the_order_of_calls_on_a_box() -> None:
+    """Who changes it runs alone and in turn, also where one gives up while it waits; who reads runs beside others that do."""
+
+    async def run() -> list[str]:
+        order, done, may_end = Order(), list[str](), asyncio.Event()
+
+        async def call(name: str, use: BoxUse) -> None:
+            async with order.turn(use):
+                done.append(name)
+                await may_end.wait()
+
+        names = [("read 1", BoxUse.READS), ("read 2", BoxUse.READS), ("change 1", BoxUse.CHANGES), ("change 2", BoxUse.CHANGES)]
+        names += [("read 3", BoxUse.READS), ("none", BoxUse.NONE)]
+        calls = [asyncio.create_task(call(*name)) for name in names]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        calls[2].cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sorted(done) == ["none", "read 1", "read 2"]
+        may_end.set()
+        await asyncio.wait(calls)
+        return done[3:]
+
+    assert asyncio.run(run()) == ["change 2", "read 3"]
 
 
 def test_specs_need_no_box() -> None:
