@@ -17,6 +17,7 @@ from rewards.errors import UserError
 from rewards.final_answer import closing_brace
 from rewards.task import Demonstration, Message, Role, Task, is_held_out
 from rewards.transcript import parse_completion
+from rl.formats.openai import read_messages
 from specialists.config import ColumnsConfig, SourceConfig
 from specialists.example import Example
 
@@ -106,7 +107,7 @@ def _check_columns(source: SourceConfig, present: list[str]) -> None:
 
 def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain: str) -> Example:
     columns = source.columns
-    messages, response = _conversation(columns, row, task_id)
+    messages, shown = _conversation(columns, row, task_id)
     task = Task(
         id=task_id,
         domain=domain,
@@ -116,7 +117,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
         data=_data(columns, row),
         has_messages=columns.messages is not None,
     )
-    return Example(task, (Demonstration(task, response),) if response is not None else ())
+    return Example(task, (Demonstration(task, shown[-1], before=tuple(shown[:-1])),) if shown else ())
 
 
 def _data(columns: ColumnsConfig, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,31 +145,37 @@ def _answer(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> str
     return answer.strip()
 
 
-def _conversation(columns: ColumnsConfig, row: Mapping[str, Any], task_id: str) -> tuple[tuple[Message, ...], Message | None]:
-    """The prompt's messages, and the response to imitate if there is one: a column, or the conversation's last message."""
+def _conversation(
+    columns: ColumnsConfig, row: Mapping[str, Any], task_id: str
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The prompt's messages, and what there is to imitate: a column, or what follows the conversation's last question.
+
+    That may be several messages, with tool calls and their results, and ends with the assistant's.
+    """
     if columns.messages is None:
         prompt: tuple[Message, ...] = (Message(Role.USER, _text(row, columns.prompt, task_id)),)
     else:
+        cell = row[columns.messages]
+        if isinstance(cell, list):  # tables have a null in the place of a field that a message lacks
+            cell = [{k: v for k, v in m.items() if v is not None} if isinstance(m, Mapping) else m for m in cell]
         try:
-            prompt = tuple(
-                Message(Role(m["role"]), _text(m, "content", task_id), m.get("reasoning_content"))
-                for m in row[columns.messages]
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"data.sources: {task_id}: messages need `role` and `content`: {error}") from error
+            prompt = tuple(read_messages(cell, columns.messages))
+        except UserError as error:
+            raise UserError(f"data.sources: {task_id}: {error}") from error
     below = [columns.instruction] if columns.instruction is not None else []
     if columns.examples is not None:
         below.append(_first(row, columns.examples, task_id))
     prompt = _with_below(prompt, "\n".join(below))
     if columns.response is None:
         if prompt and prompt[-1].role is Role.ASSISTANT:
-            return prompt[:-1], prompt[-1]
-        return prompt, None
+            asked = 1 + max((i for i, m in enumerate(prompt) if m.role is Role.USER), default=len(prompt) - 2)
+            return prompt[:asked], prompt[asked:]
+        return prompt, ()
     response = _text(row, columns.response, task_id)
     if columns.reasoning is not None:
-        return prompt, Message(Role.ASSISTANT, response, _text(row, columns.reasoning, task_id))
+        return prompt, (Message(Role.ASSISTANT, response, _text(row, columns.reasoning, task_id)),)
     written = parse_completion(response)  # many data sets keep the thinking in the answer's text
-    return prompt, Message(Role.ASSISTANT, response, "") if written.reasoning is None else written
+    return prompt, (Message(Role.ASSISTANT, response, "") if written.reasoning is None else written,)
 
 
 def _with_below(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

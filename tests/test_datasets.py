@@ -178,6 +178,33 @@ def test_an_eval_split_is_held_out_and_taken_out_of_training(tmp_path_factory: p
     assert sorted(e.task.prompt for e in train) == sorted(r["question"] for r in ROWS[7:])
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_conversation_with_tool_calls_is_shown_from_the_last_question_on(kind: str, tmp_path: Path) -> None:
+    def rows() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = []
+        for i in range(40):
+            call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": f'{{"a": {i}, "b": 1}}'}}
+            messages = [
+                {"role": "user", "content": "hello"},
+                {"role": "assistant", "content": "hi"},
+                {"role": "user", "content": f"{i}+1?"},
+                {"role": "assistant", "content": "", "reasoning_content": "add", "tool_calls": [call]},
+                {"role": "tool", "content": str(i + 1), "tool_call_id": "c"},
+                {"role": "assistant", "content": str(i + 1), "reasoning_content": "so"},
+            ]
+            found.append({"turns": messages, "answer": str(i + 1)})
+        return found
+
+    train, _ = load(write(tmp_path, kind, rows()), columns=ColumnsConfig(messages="turns"))
+    (shown,) = train[0].demonstrations
+    number = int(shown.task.prompt.removesuffix("+1?"))
+    assert [m.role for m in shown.task.messages] == [Role.USER, Role.ASSISTANT, Role.USER]
+    call, result = shown.before
+    assert (call.reasoning, call.tool_calls[0].name, call.tool_calls[0].arguments) == ("add", "add", {"a": number, "b": 1})
+    assert (result.role, result.content) == (Role.TOOL, str(number + 1))
+    assert shown.response == Message(Role.ASSISTANT, str(number + 1), "so")
+
+
 @pytest.mark.parametrize(
     ("columns", "wanted"),
     [
@@ -188,7 +215,7 @@ def test_an_eval_split_is_held_out_and_taken_out_of_training(tmp_path_factory: p
         (ColumnsConfig(prompt="question", kind="level"), "columns.kind: got 'level'"),
         (ColumnsConfig(prompt="question", answer="answr"), "columns.answer: got 'answr'.*did you mean 'answer'"),
         (ColumnsConfig(messages="turns"), "columns.messages: got 'turns'"),
-        (ColumnsConfig(messages="question"), "messages need `role` and `content`"),
+        (ColumnsConfig(messages="question"), "question: got .*; allowed: a list"),
     ],
 )
 def test_columns_that_are_not_there(columns: ColumnsConfig, wanted: str, tmp_path: Path) -> None:
