@@ -158,14 +158,14 @@ async def end_what_runs(box: Box) -> bool:
 
     Functions are called in a fork of the box's agent: no program or library of the box has a part in it.
     """
-    for number in range(ROUNDS):
-        await asyncio.sleep(number * ROUND_S)
-        await box.python(_end_all)  # ends the call as well, on layers where its supervisor is the same user
+    for number in range(ROUNDS + 1):
         called = await box.python(_running)
         if called.result.ok and called.value == []:
             return True
         if not called.result.ok:  # there are as many processes as there may be: none can be started to end the others
             await box.end_commands()
+        await asyncio.sleep(number * ROUND_S)
+        await box.python(_end_all)  # ends the call as well, on layers where its supervisor is the same user
     return False
 
 

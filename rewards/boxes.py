@@ -23,6 +23,7 @@ from sandbox.proof import ANSWER, PAYLOAD
 from sandbox.spec import BoxSpec, LayerName, Limits, Runtime
 
 LEASE_S = 2.0  # that boxes outlive a process which is killed
+MADE_AS_NEW = (LayerName.FUNCTION, LayerName.CONTAINER)  # layers whose boxes serve one after another
 PROOF_S = 60.0  # for the smallest program in the first box, on a machine that is overloaded
 LABELS = {"use": "rewards"}  # as `polymath sandbox ps` shows them
 
@@ -75,6 +76,7 @@ class Boxes:
         self._kept: set[BoxSpec] = set()  # kinds that are kept ready
         self._for_calls: list[tuple[float, Box]] = []  # free ones that are stateless, and when each was made
         self._warming: set[asyncio.Task[None]] = set()
+        self._as_new: dict[BoxSpec, list[tuple[float, Box]]] = {}  # that have come back, and when each was made
 
     @contextlib.asynccontextmanager
     async def box(self, *, limits: Limits | None = None) -> AsyncIterator[Box]:
@@ -87,11 +89,11 @@ class Boxes:
             SandboxError: none can be had; in the block also: it was lost.
         """
         spec = spec_of(self.config, limits)
-        async with self._lent(lambda pool: self._create(pool, spec)) as (pool, box):
+        async with self._lent(lambda pool: self._create(pool, spec)) as (pool, (born, box)):
             try:
                 yield box
             finally:
-                await _gone(pool.release(box))
+                await self._give_back(pool, spec, born, box)
 
     @contextlib.asynccontextmanager
     async def calls(self) -> AsyncIterator[Box]:
@@ -138,11 +140,30 @@ class Boxes:
             finally:
                 _holds_one.reset(token)
 
-    async def _create(self, pool: Pool, spec: BoxSpec) -> Box:
-        self._keep_ready(pool, spec)
-        return await pool.create(
+    async def _create(self, pool: Pool, spec: BoxSpec) -> tuple[float, Box]:
+        """A box, and when it was made: one that has come back if there is any."""
+        now, back = time.monotonic(), self._as_new.get(spec, [])
+        while back:
+            born, box = back.pop()
+            if now - born < spec.ttl_s / 2:
+                return born, box
+            await _gone(pool.destroy(box))
+        if spec.layer not in MADE_AS_NEW:
+            self._keep_ready(pool, spec)
+        return now, await pool.create(
             spec.layer, image=spec.image, runtime=spec.runtime, limits=spec.limits, ttl_s=spec.ttl_s, labels=self._labels
         )
+
+    async def _give_back(self, pool: Pool, spec: BoxSpec, born: float, box: Box) -> None:
+        """Makes it as new for the next one, which is cheaper than another; what cannot be is ended."""
+        try:
+            if pool is self._pool and spec.layer in MADE_AS_NEW:
+                await box.reset()
+                self._as_new.setdefault(spec, []).append((born, box))
+                return
+        except (SandboxError, OSError):
+            pass  # it is gone, or will not be as new
+        await _gone(pool.release(box))
 
     async def _stateless(self, pool: Pool) -> tuple[float, Box]:
         spec, now = spec_of(self.config, None), time.monotonic()
@@ -161,6 +182,7 @@ class Boxes:
         pool, self._pool = self._pool, None
         self._kept.clear()
         self._for_calls.clear()
+        self._as_new.clear()
         if pool is not None:
             await pool.close()
 

@@ -37,12 +37,31 @@ def test_a_box_that_is_ready_is_handed_over_and_replaced(pool: BlockingPool) -> 
     third = pool.create("function", limits=SMALL, ttl_s=50)  # of the same kind, though it lives for less
     assert number_of(pool, third) > number_of(pool, cold)
     for box in (*boxes, third, cold):
-        pool.release(box)  # this layer's are ended
+        pool.release(box)
     pool.warm(0, "function", limits=SMALL)
     assert not [line for line in left_of(pool.pool.name) if "ready" in line]
     with pytest.raises(UnsupportedError, match="image: got 'py'"):
         pool.warm(1, "function", image="py")
     pool.warm(0, "function", image="py")
+
+
+def test_a_function_box_is_made_as_new(pool: BlockingPool) -> None:
+    box, look = pool.create("function", limits=SMALL), "find /tmp /dev/shm | sort; stat -c %a /tmp/work; pgrep sleep; ipcs -m"
+    fresh = box.exec(look).stdout.text
+    leave = "cd /tmp; mkdir -p work/a/b; echo 1 > work/a/b/c; chmod 0 work/a; ln -s / root; echo x > /dev/shm/x; ipcmk -M 100"
+    for paused in (False, True):
+        assert box.exec(f"{leave}; (setsid sleep 1000 &)").ok
+        running = box.start("while :; do sleep 1; done")
+        assert box.exec(look).stdout.text != fresh
+        if paused:
+            box.pause()
+        box.reset()
+        assert box.exec(look).stdout.text == fresh
+        assert box.python("f", source="def f():\n    return 7\n").value == 7
+        del running
+    with pytest.raises(UnsupportedError, match="reset"):
+        pool.create("function", stateless=True).reset()
+    pool.destroy(box)
 
 
 def test_a_box_that_comes_back_is_as_new(pool: BlockingPool, image: str) -> None:

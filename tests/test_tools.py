@@ -90,7 +90,9 @@ def test_wrong_calls_are_told(sandbox_home: Path) -> None:
         assert "the arguments have" in await wrong(session, "shell", command="x" * 300_000)
         assert "a command has at most" in await wrong(session, "shell", command="x" * 200_000)
         assert "no plain JSON" in await wrong(session, "shell", command="\ud800")
-        assert session.box_ref is None or session.box_ref.last_command_seq == 1  # none of them got so far
+        assert (
+            session.box_ref is None or session.box_ref.last_command_seq <= 3
+        )  # the box was tried, and made as new: none got so far
 
     within(sandbox_home, work)
 

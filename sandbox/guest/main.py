@@ -34,7 +34,7 @@ def main() -> None:
     ways.add_argument("--stream", help="in its place: two descriptors `IN,OUT`, or one, or the path of a device")
     parser.add_argument("--stateless", action="store_true")
     parser.add_argument(
-        "--scratch", action="append", default=[], help="folder to empty between the commands of a stateless box"
+        "--scratch", action="append", default=[], help="folder to empty between a stateless box's commands, and for `scrub`"
     )
     parser.add_argument("--group", help="control group of the commands, where the host has no counters of its own")
     parser.add_argument("--bystander", type=int, help="a process that is no command's, to be left alone")
@@ -173,6 +173,12 @@ class Agent:
         self.roster.end_all()
         self.peer.send({"id": order["id"], "type": "done"})
 
+    def scrub(self, order: dict[str, Any], payload: bytes) -> None:
+        """Makes the box as new for another user."""
+        self.forget_client()
+        self.roster.scrub()
+        self.peer.send({"id": order["id"], "type": "done"})
+
     def type_in(self, order: dict[str, Any], payload: bytes) -> None:
         """Into a command's terminal; answers how many bytes it has taken."""
         running = self.roster.get(int(order["command"]))
@@ -240,6 +246,7 @@ class Agent:
         "recall": recall,
         "end": end,
         "end_all": end_all,
+        "scrub": scrub,
         "type": type_in,
         "resize": resize,
         "net": net,

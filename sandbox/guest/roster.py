@@ -7,6 +7,7 @@ box one command runs at a time, and after it every process is ended and the scra
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -32,7 +33,7 @@ class Roster:
     """Their descriptors are in the agent's selector; what they write and come to goes to the peer."""
 
     def __init__(self, selector: selectors.BaseSelector, peer: Peer, stateless: bool, scratch: list[str]) -> None:
-        """`scratch`: folders of a stateless box that are emptied after each command."""
+        """`scratch`: folders that are emptied after each command of a stateless box, and when a box is made as new."""
         self.group: str | None = None  # a machine's, where nobody else can say what was refused
         self.bystander: int | None = None  # a process that is no command's, to be left alone
         self._selector, self._peer, self._stateless, self._scratch = selector, peer, stateless, scratch
@@ -41,6 +42,7 @@ class Roster:
         self._spare: Spare | None = None  # of a stateless box
         self._supervisors = set[int]()  # that live, of commands that are forgotten as well
         self._num_orphans = 0
+        self._first_folders = [entry.path for folder in scratch for entry in os.scandir(folder) if entry.is_dir()]
         self._watch_children()
 
     def get(self, number: int) -> command.Command | None:
@@ -93,6 +95,34 @@ class Roster:
         while watch.stop_and_kill(self._of_commands) and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.001)
+
+    def scrub(self) -> None:
+        """Makes the box what it was before its first command: no process, nothing remembered, only the scratch folders' own.
+
+        OSError: a process could not be ended, or a file not removed.
+        """
+        deadline = time.monotonic() + watch.KILL_LIMIT_S
+        while watch.stop_and_kill(self._all_others):
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "a process of the box could not be ended")
+            self._reap()
+            time.sleep(0.001)
+        for running in self._commands.values():
+            for fd in list(running.readers):
+                self._close_reader(running, fd)
+            if running.told_fd >= 0:
+                self._selector.unregister(running.told_fd)
+                running.close()
+        self._commands.clear()
+        self._supervisors.clear()
+        for folder in self._scratch:
+            files.empty(folder)
+        for folder in self._first_folders:
+            os.mkdir(folder, 0o755)
+        files.forget_ipc()
+
+    def _all_others(self) -> list[int]:
+        return [pid for pid in watch.descendants(os.getpid(), zombies=True) if pid != self.bystander]
 
     def _of_commands(self) -> list[int]:
         """With those that have ended and were not waited for: they still count among the box's processes."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import sandbox
 from sandbox import bwrap, cgroups, mounts, seccomp
+from sandbox.agent import Agent
 from sandbox.cgroups import Cgroup
 from sandbox.errors import BoxUnavailableError, UnsupportedError
 from sandbox.layers.base import AGENT_MAIN, INSIDE, Place, listen
@@ -73,7 +74,7 @@ class FunctionLayer:
             listener.close()
             for fd in (rules, *texts.values()):
                 os.close(fd)
-        return FunctionBox(process, group)
+        return FunctionBox(process, group, None if spec.stateless else place.socket)
 
     def _command(self, spec: BoxSpec, place: Place, listener: int, rules: int, texts: Mapping[str, int]) -> Sequence[str]:
         """`rules` and `texts`: descriptors of what bubblewrap reads."""
@@ -94,8 +95,7 @@ class FunctionLayer:
         words += ["--uid", str(GUEST_UID), "--gid", str(GUEST_UID), "--cap-drop", "ALL", "--hostname", "box"]
         words += ["--seccomp", str(rules), "--clearenv", "--chdir", "/tmp", "--"]
         words += [str(inside), "-S", "-E", "-B", "-c", AGENT_MAIN.format(path=INSIDE), "--listen", str(listener)]
-        if spec.stateless:
-            words += ["--stateless", "--scratch", "/tmp", "--scratch", "/dev/shm"]
+        words += ["--scratch", "/tmp", "--scratch", "/dev/shm", *(["--stateless"] if spec.stateless else [])]
         return [*bwrap.as_user_of(place.number), *words] if self._is_root else words
 
 
@@ -118,17 +118,33 @@ def _before(spec: BoxSpec, group: Cgroup | None, *, unprivileged: bool) -> Calla
 class FunctionBox:
     process: asyncio.subprocess.Process
     cgroup: Cgroup | None
+    socket: Path | None  # of its agent, where that can make it as new
     user: None = None
     shares_fate: bool = False
 
     @property
     def can(self) -> frozenset[str]:
-        return frozenset({"pause", "resume"} if self.cgroup is not None else ())
+        able = {"pause", "resume"} if self.cgroup is not None else set[str]()
+        return frozenset(able | ({"reset"} if self.socket is not None else set()))
 
     async def act(self, op: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        assert self.cgroup is not None
-        await asyncio.to_thread(self.cgroup.freeze, op == "pause")
+        if self.cgroup is not None:  # what is to be made as new must run for that
+            await asyncio.to_thread(self.cgroup.freeze, op == "pause")
+        if op == "reset":
+            await self._reset()
         return {}
+
+    async def _reset(self) -> None:
+        """By its agent, which no command has a path to: starting another box takes ten times as long."""
+        assert self.socket is not None, "it can do that"
+        agent = await Agent.connect(self.socket)
+        try:
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await agent.ask({"op": "scrub", "id": 1})
+        except TimeoutError:
+            raise BoxUnavailableError(f"a box's agent has not made it as new within {STOP_LIMIT_S:.0f} s") from None
+        finally:
+            agent.close()
 
     async def wait(self) -> None:
         await self.process.wait()
