@@ -13,7 +13,8 @@ def agent_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Over these rollouts; empty where none of them called a tool or tried to.
 
     `reasoning_kept_share`: of the turns that called a tool after thinking, and were followed by another turn, those whose
-    thinking that next turn could still see.
+    thinking that next turn could still see. `compared_token_share`: of all tokens those that the engine handed back in the end,
+    as they stand in the record; one that differs, as a re-tokenised one would, ends the run (rl/conversation.py).
     """
     turns = [turn for t in trajectories for turn in t.turns]
     calling = [turn for turn in turns if turn.num_calls or turn.call_error is not None]
@@ -29,6 +30,7 @@ def agent_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "tool_error_share": sum(turn.num_tool_errors for turn in turns) / max(1, num_calls),
         "tool_s_mean": sum(turn.tool_s for turn in turns) / len(trajectories),
         "no_call_share": sum(not any(turn.num_calls for turn in t.turns) for t in trajectories) / len(trajectories),
+        "compared_token_share": sum(t.num_compared for t in trajectories) / sum(len(t.token_ids) for t in trajectories),
         "failed_share": sum(t.failure is not None for t in trajectories) / len(trajectories),
     }
     if followed:

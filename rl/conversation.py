@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ class Conversation:
         self._texts: list[str] = []
         self._record = Record(list(request.prompt_ids))
         self._deadline: float | None = None  # on the loop's clock
-        self._tool_s, self._num_sampled = 0.0, 0
+        self._tool_s, self._num_sampled, self._num_compared = 0.0, 0, 0
 
     async def run(self, stream: AsyncIterator[TokenChunk], session: Session | None) -> None:
         """Reads the first turn's stream, and goes on until an answer without calls or a bound.
@@ -122,7 +123,8 @@ class Conversation:
         turns = self.turns or [_no_turn(len(self.request.prompt_ids))]
         found = self._record.trajectory(self.rollout_id, self.task, turns, "\n".join(self._texts))
         box = None if session is None else session.box_ref
-        return replace(found, messages=tuple(self.messages), box=box, failure=failure)
+        compared = self._num_compared
+        return replace(found, messages=tuple(self.messages), box=box, failure=failure, num_compared=compared)
 
     # ---- a turn
 
@@ -225,10 +227,10 @@ class Conversation:
         if self.turns[-1].finish_reason in (FinishReason.TIME, FinishReason.ABORTED):  # in the middle of a turn
             await self.engine.abort(self.request.request_id)
             return
-        known = await self.engine.release(self.request.request_id)
-        mine = self._record.token_ids[: len(known)]
-        if known != mine:
-            at = next((i for i, (a, b) in enumerate(zip(known, mine, strict=False)) if a != b), len(mine))
+        known, mine = await self.engine.release(self.request.request_id), self._record.token_ids
+        self._num_compared = len(known)
+        if known != mine[: len(known)]:
+            at = next(i for i, (a, b) in enumerate(zip_longest(known, mine)) if a != b)
             raise FidelityError(
                 f"rollout {self.rollout_id}: the engine has {len(known)} tokens and the record {len(mine)}; they differ at {at}"
             )

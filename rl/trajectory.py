@@ -124,6 +124,7 @@ class Trajectory:
     expert_routes: NDArray[np.int16] | None = None  # [T, layers, experts a token], for mixtures of experts
     box: BoxRef | None = None
     box_state: BoxState | None = None  # the files that it left in its box
+    num_compared: int = 0  # tokens that the engine handed back at the end, all of them as they stand here
     failure: str | None = None  # why it could not be brought to an end; such a rollout is neither right nor wrong
 
     @property

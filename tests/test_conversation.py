@@ -150,6 +150,7 @@ def test_turns_and_results_alternate_and_the_context_only_grows() -> None:
     sample = Sample.from_trajectory(found, 0.5)
     assert sample.token_ids[sample.loss_mask].tolist() == [token for turn in turns for token in turn]
     assert figures["calls_mean"] == 3
+    assert figures["compared_token_share"] == 1.0
 
 
 def test_a_malformed_call_goes_back_to_the_model_and_is_counted() -> None:
