@@ -7,6 +7,7 @@ What was sampled is recorded as it comes; what tools return is appended as force
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -96,6 +97,15 @@ class Conversation:
         """
         if self.limits.total_time_s is not None:
             self._deadline = asyncio.get_running_loop().time() + self.limits.total_time_s
+        try:
+            await self._all_turns(stream, session)
+        except BaseException:  # cancelled, too: a request that is kept for nobody would stay in the engine
+            with contextlib.suppress(Exception):
+                await self.engine.abort(self.request.request_id)
+            raise
+        await self._close()
+
+    async def _all_turns(self, stream: AsyncIterator[TokenChunk], session: Session | None) -> None:
         while True:
             start = len(self._record.token_ids)
             finish = await self._sample(stream)
@@ -116,7 +126,6 @@ class Conversation:
             if next_stream is None:
                 break
             stream = next_stream
-        await self._close()
 
     def trajectory(self, session: Session | None = None, failure: str | None = None) -> Trajectory:
         """The record so far."""

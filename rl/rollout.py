@@ -146,7 +146,6 @@ class RolloutWorker:
                     return replace(now.trajectory(session), box_state=await session.state())
                 except ToolUnavailableError as error:
                     failure = str(error)
-                    await self.engine.abort(now.request.request_id)
             attempt = now.rollout_id.attempt + 1
             if attempt >= self.agent.limits.max_attempts:
                 return now.trajectory(failure=failure)

@@ -211,3 +211,29 @@ def test_what_is_not_the_models_fault_is_raised_and_never_shown() -> None:
 def test_tokens_that_the_engine_does_not_have_are_no_record() -> None:
     with pytest.raises(FidelityError, match="differ"):
         run(says(chat_format(), look("ls"), ANSWER), lies=True)
+
+
+def test_a_conversation_that_is_cancelled_between_its_turns_leaves_nothing_in_the_engine() -> None:
+    chat = chat_format()
+    engine = Scripted(says(chat, look("ls"), ANSWER))
+    told = Told(lambda _: ToolOutcome("x", is_error=False, wall_s=0.0), delay_s=60)
+    request = GenerateRequest("r", chat.prompt_ids(TASK.messages), SamplingConfig(), chat.stop_ids, 1, 2, keep=True, window=900)
+    talk = Conversation(
+        engine,
+        chat,
+        RolloutConfig(),
+        TASK,
+        RolloutId(0, TASK.content_hash, 0),
+        request,  # type: ignore[arg-type]
+    )
+
+    async def cancelled() -> None:
+        running = asyncio.create_task(talk.run(engine.generate(request), told))  # type: ignore[arg-type]
+        while not told.calls:
+            await asyncio.sleep(0.001)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancelled())
+    assert not engine.held
