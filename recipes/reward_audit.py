@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from recipes.load import LoadedRecipe
-from recipes.reward_samples import Sample, data_of, gold_of
+from recipes.reward_samples import Sample, data_of, gold_of, with_states
 from recipes.text import local, safe, shorten
 from rewards.errors import UserError
 from rewards.isolation import IsolatedScorer, check_rewards
@@ -66,7 +66,7 @@ def audit(loaded: LoadedRecipe, arguments: argparse.Namespace) -> int:
     sources = [read_source(one, [loaded.path.parent, Path.cwd()]) for one in recipe.rewards]
     data = data_of(loaded)
     examples = [*data.train, *(Example(task) for task in data.held_out)]
-    asked = _asked(examples, arguments.num_tasks, arguments.num_attacked)
+    asked = _asked(loaded, examples, arguments.num_tasks, arguments.num_attacked)
     if not any(family == GOLD for family, _, _ in asked):
         print("note: no task has a gold answer or a demonstration, so none was tried")
     check_rewards(sources[:1], recipe.sandbox, [example.task for example in examples], try_box=True)
@@ -80,10 +80,12 @@ def audit(loaded: LoadedRecipe, arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _asked(examples: Sequence[Example], num_tasks: int | None, num_attacked: int) -> list[tuple[str, str, Sample]]:
+def _asked(
+    loaded: LoadedRecipe, examples: Sequence[Example], num_tasks: int | None, num_attacked: int
+) -> list[tuple[str, str, Sample]]:
     """(family, name, sample) of every answer that is tried."""
     some = list(islice(examples, num_tasks))
-    golds = [gold for example in some if (gold := gold_of(example)) is not None]
+    golds = with_states(loaded, [gold for example in some if (gold := gold_of(example)) is not None])
     asked = [(GOLD, gold.what, gold) for gold in golds]
     asked += [(EMPTY, "empty", Sample(e.task, Transcript.of(""), "empty")) for e in some]
     for example in examples[:num_attacked]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from recipes.load import LoadedRecipe, load
+from recipes.playing import play
 from recipes.runs import find_run
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
-from rewards.task import Message, Task
+from rewards.task import Demonstration, Message, Task
 from rewards.transcript import END_THINK, THINK, Transcript
 from specialists.data import Data, load_data
 from specialists.example import Example
@@ -26,10 +27,11 @@ class Sample:
     task: Task
     transcript: Transcript
     what: str
+    shown: Demonstration | None = None  # that it is, where the recipe has tools for it to call
 
     def saying(self, completion: str) -> Sample:
         """The same task with another completion."""
-        return dataclasses.replace(self, transcript=Transcript.of(completion), what="given")
+        return dataclasses.replace(self, transcript=Transcript.of(completion), what="given", shown=None)
 
 
 def data_of(loaded: LoadedRecipe, num_train: int | None = None) -> Data:
@@ -45,12 +47,18 @@ def of_recipe(loaded: LoadedRecipe, count: int) -> list[Sample]:
 
     def samples() -> Iterator[Sample]:
         for example in data_of(loaded, count).train:
-            said = [Sample(example.task, transcript_of(d.response), d.style) for d in example.demonstrations]
+            said = [Sample(example.task, transcript_of(d.response), d.style, d) for d in example.demonstrations]
             gold = gold_of(example)
             yield from said or ([gold] if gold else [])
             yield Sample(example.task, Transcript.of(""), "empty")
 
-    return list(islice(samples(), count))
+    return with_states(loaded, list(islice(samples(), count)))
+
+
+def with_states(loaded: LoadedRecipe, samples: Sequence[Sample]) -> list[Sample]:
+    """The same, but that demonstrations of a recipe with tools have called them."""
+    played = iter(play(loaded, [s.shown for s in samples if s.shown is not None]) if loaded.recipe.tools else ())
+    return [dataclasses.replace(s, transcript=next(played, s.transcript)) if s.shown is not None else s for s in samples]
 
 
 def of_run(run: str, count: int) -> tuple[list[Sample], SandboxConfig]:
@@ -93,7 +101,7 @@ def gold_of(example: Example) -> Sample | None:
     """A completion that must score 1: the first demonstration, which is the careful one, or the known answer."""
     task = example.task
     if example.demonstrations:
-        return Sample(task, transcript_of(example.demonstrations[0].response), "gold")
+        return Sample(task, transcript_of(example.demonstrations[0].response), "gold", example.demonstrations[0])
     if isinstance(solution := task.data.get("canonical_solution"), str):  # as the HumanEval data set has it
         return Sample(task, Transcript.of(f"```python\n{task.data.get('prompt', '')}{solution}\n```"), "gold")
     if task.answer is not None:

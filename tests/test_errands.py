@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from recipes import cli
 from rewards.boxes import Boxes
 from rewards.config import SandboxConfig
 from rewards.state import verify
@@ -78,3 +79,9 @@ def test_chains_may_be_longer_where_they_are_held_out_only() -> None:
 def test_a_wrong_option_is_named(options: dict[str, list[str]], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         generate(random.Random(0), **options)  # type: ignore[arg-type]
+
+
+def test_the_audit_plays_demonstrations_with_their_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data.num_train=6", "data.num_eval=4", "--num-tasks", "6", "--num-attacked", "1"]
+    assert cli.main(["reward", "audit", "agent", *words]) == 0
+    assert "0 problems: passed" in capsys.readouterr().out
