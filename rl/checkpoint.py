@@ -63,7 +63,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     try:
         values = json.loads(path.read_text())
-        manifest = Manifest(**{**values, "parents": tuple(values.get("parents", ()))})
+        lists = {name: tuple(values.get(name, ())) for name in ("parents", "tools")}  # JSON has no tuples
+        manifest = Manifest(**{**values, **lists})
         _check_types(manifest)
         return manifest
     except (FileNotFoundError, NotADirectoryError):

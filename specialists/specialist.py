@@ -400,7 +400,7 @@ def _manifest(plan: Plan, data: Data) -> Manifest:
         domain=plan.domain,
         effort=",".join(map(effort_name, plan.efforts.levels)) or Manifest.effort,
         thinking=plan.agent.thinking.mode,
-        tools=[spec.name for spec in plan.agent.specs],
+        tools=tuple(spec.name for spec in plan.agent.specs),
         model=plan.model.path or f"init:{plan.model.init.architecture if plan.model.init else ''}",
         recipe_hash=plan.recipe_hash,
         data_hash=data.hash,
