@@ -22,6 +22,7 @@ MANIFEST = Manifest(
     model="init",
     tokenizer_fingerprint="ab12",
     parents=("runs/a/checkpoints/step-3", "runs/b/checkpoints/step-9"),
+    tools=("shell", "price"),
     recipe_hash="cd",
     data_hash="ef",
     seed=7,
