@@ -2,7 +2,7 @@
 
 Forks are processes of their own, in sessions of their own, which end with the process that asked for them. Where the loading
 has left something that does not survive a fork, the nursery is the only process there is. What the processes do with a request
-is said by a module that has `serve`: `rewards.work` for rewards, `rl/tools/functions.py` for tools.
+is said by a module that has `serve`: `rewards.work` for rewards, `rl/tools/served.py` for tools.
 """
 
 from __future__ import annotations

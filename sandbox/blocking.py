@@ -104,6 +104,7 @@ class BlockingBox:
     list_files = _of_box(Box.list_files)
     upload = _of_box(Box.upload)
     download = _of_box(Box.download)
+    end_commands = _of_box(Box.end_commands)
     set_network = _of_box(Box.set_network)
     pause = _of_box(Box.pause)
     resume = _of_box(Box.resume)

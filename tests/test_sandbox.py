@@ -321,6 +321,11 @@ def test_a_box_with_all_the_processes_that_it_may_have_says_so(pool: BlockingPoo
         assert box.exec(["python3", "-c", fill]).ok
         result = box.exec("true")
         assert result.verdict is Verdict.PIDS_LIMIT
+        box.end_commands()
+        still_works(box)
+        background = box.start("sleep 1000")
+        box.end_commands()
+        assert not background.running
     pool.destroy(box)
 
 

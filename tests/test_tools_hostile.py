@@ -6,87 +6,67 @@ And what is not the model's doing: boxes that die, and boxes that others have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
-from rewards.task import Task, ToolCall
-from rl.tools.config import ToolConfig
-from rl.tools.protocol import ToolOutcome, ToolUnavailableError
+from rewards.task import Task
+from rl.tools.protocol import ToolUnavailableError
 from rl.tools.session import Session
-from rl.tools.source import read_sources
 from rl.tools.tools import Tools
 from tests import boxes
+from tests.opened_tools import TASK, Opened, asked, opened, ours, text
 
-T = TypeVar("T")
-TASK = Task("1", "agent", (), data={"files": {"notes.txt": "tea 3\n"}})
+USES = ("python", "shell", "files", "calculator")
 NEW = "the next call starts a new one: its variables are lost, files are not]"
 
 
-def within(
-    home: Path, work: Callable[[Tools], Awaitable[T]], sandbox: SandboxConfig | None = None, timeout_s: float = 60.0
-) -> T:
-    """What comes of some work with the tools of a worker."""
-
-    async def run() -> T:
-        configs = [ToolConfig(use=use, timeout_s=timeout_s) for use in ("python", "shell", "files", "calculator")]
-        tools = Tools(read_sources(configs, []), sandbox, home=home)
-        await tools.open()
-        try:
-            return await work(tools)
-        finally:
-            await tools.close()
-
-    return asyncio.run(run())
+@pytest.fixture(scope="module")
+def worker(sandbox_home: Path) -> Iterator[Opened]:
+    with opened(ours(*USES), sandbox_home) as worker:
+        yield worker
 
 
 @pytest.fixture(params=["function", "crun"])
 def sandbox(request: pytest.FixtureRequest, sandbox_home: Path) -> SandboxConfig:
     if (lacking := boxes.lacking(request.param)) is not None:
         pytest.skip(lacking)
-    return SandboxConfig(memory_bytes=160 << 20, **boxes.words(request.param, sandbox_home))
-
-
-async def asked(session: Session, name: str, **arguments: Any) -> ToolOutcome:
-    return await session.call(ToolCall(name, arguments))
-
-
-async def text(session: Session, name: str, **arguments: Any) -> str:
-    return (await asked(session, name, **arguments)).text
+    return SandboxConfig(memory_bytes=160 << 20, num_boxes=1, **boxes.words(request.param, sandbox_home))
 
 
 def test_a_hostile_trajectory(sandbox_home: Path, sandbox: SandboxConfig) -> None:
     """One after the other in one box, which goes on to work."""
 
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout") as session:
-            await floods(session)
-            await hungry(session)
-            await kills(session)
-            await bombs(session)
-            await its_home(session)
-            state = await session.state()
-            assert state is not None
-            assert not state.still_runs
+    async def work(session: Session) -> None:
+        await floods(session)
+        await hungry(session)
+        await kills(session)
+        await bombs(session)
+        await its_home(session)
+        state = await session.state()
+        assert state is not None
+        assert not state.still_runs
 
-    within(sandbox_home, work, sandbox)
+    with opened(ours(*USES), sandbox_home, sandbox) as worker:
+        worker.within(work)
 
 
 def test_what_never_ends_is_ended(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout") as session:
-            late = await text(session, "shell", command="echo begun; setsid sleep 1000")
-            assert late == "begun\n[ended after 3 s, the time limit]"
-            await asked(session, "python", code="x = 1")
-            late = await text(session, "python", code="print('begun')\nwhile True: pass")
-            assert late == f"begun\n\n[ended after 3 s, the time limit; {NEW}"
-            assert "NameError" in await text(session, "python", code="x")
+    async def work(session: Session) -> None:
+        late = await text(session, "shell", command="echo begun; setsid sleep 1000")
+        assert late == "begun\n[ended after 3 s, the time limit]"
+        await asked(session, "python", code="x = 1")
+        late = await text(session, "python", code="print('begun')\nwhile True: pass")
+        assert late == f"begun\n\n[ended after 3 s, the time limit; {NEW}"
+        assert "NameError" in await text(session, "python", code="x")
 
-    within(sandbox_home, work, timeout_s=3.0)
+    with opened(ours(*USES, timeout_s=3.0), sandbox_home) as worker:
+        worker.within(work)
 
 
 async def hungry(session: Session) -> None:
@@ -162,40 +142,36 @@ async def its_home(session: Session) -> None:
     assert "Permission denied" in await text(session, "files", command="view", path="new")
 
 
-def test_a_full_disk_is_told(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout") as session:
-            assert "No space left" in await text(session, "shell", command="head -c 300M /dev/zero > full; echo; ls")
-            assert "No space left" in await text(session, "files", command="create", path="new", text="x" * 5000)
-            assert await text(session, "python", code="1 + 1") == "2\n"
-            assert await text(session, "shell", command="rm full; echo room > new; cat new") == "room\n"
+def test_a_full_disk_is_told(worker: Opened) -> None:
+    async def work(session: Session) -> None:
+        assert "No space left" in await text(session, "shell", command="head -c 300M /dev/zero > full; echo; ls")
+        assert "No space left" in await text(session, "files", command="create", path="new", text="x" * 5000)
+        assert await text(session, "python", code="1 + 1") == "2\n"
+        assert await text(session, "shell", command="rm full; echo room > new; cat new") == "room\n"
 
-    within(sandbox_home, work)
+    worker.within(work)
 
 
-def test_calls_on_the_box_run_in_turn_and_others_beside_them(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout") as session:
-            done = list[str]()
+def test_calls_on_the_box_run_in_turn_and_others_beside_them(worker: Opened) -> None:
+    done = list[str]()
 
-            async def noted(what: str, name: str, **arguments: Any) -> str:
-                found = await text(session, name, **arguments)
-                done.append(what)
-                return found
+    async def work(session: Session) -> list[str]:
+        async def noted(what: str, name: str, **arguments: Any) -> str:
+            found = await text(session, name, **arguments)
+            done.append(what)
+            return found
 
-            add = "n=$(cat n 2> /dev/null || echo 0); sleep 0.05; echo $((n + 1)) > n"
-            calls = [noted("shell", "shell", command=add) for _ in range(4)]
-            found = await asyncio.gather(
-                *calls, noted("view", "files", command="view", path="n"), noted("sum", "calculator", expression="1+1")
-            )
-            assert found[4] == "     1\t4\n"
-            assert done == ["sum", "shell", "shell", "shell", "shell", "view"]
+        add = "n=$(cat n 2> /dev/null || echo 0); sleep 0.05; echo $((n + 1)) > n"
+        calls = [noted("shell", "shell", command=add) for _ in range(4)]
+        calls += [noted("view", "files", command="view", path="n"), noted("sum", "calculator", expression="1+1")]
+        return list(await asyncio.gather(*calls))
 
-    within(sandbox_home, work)
+    assert worker.within(work)[4] == "     1\t4\n"
+    assert done == ["sum", "shell", "shell", "shell", "shell", "view"]
 
 
 def test_a_session_waits_for_its_box(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> ToolOutcome:
+    async def work(tools: Tools) -> None:
         async with tools.session(TASK, "first") as first, tools.session(TASK, "second") as second:
             await text(first, "shell", command="echo mine > notes.txt")
             call = asyncio.create_task(asked(second, "shell", command="cat notes.txt"))
@@ -203,37 +179,57 @@ def test_a_session_waits_for_its_box(sandbox_home: Path) -> None:
             assert not call.done()
             assert await text(second, "calculator", expression="2*3") == "6"
             await first.__aexit__(None, None, None)
-            return await call
+            outcome = await call
+        assert outcome.text == "tea 3\nmilk 2\n"
+        assert outcome.waited_s > 0.4
 
-    outcome = within(sandbox_home, work, SandboxConfig(num_boxes=1))
-    assert outcome.text == "tea 3\n"
-    assert outcome.waited_s > 0.4
+    with opened(ours(*USES), sandbox_home, SandboxConfig(num_boxes=1)) as worker:
+        worker.run(work)
 
 
-def test_a_box_that_is_lost_is_nothing_that_the_model_sees(sandbox_home: Path) -> None:
+def test_a_box_that_is_lost_is_nothing_that_the_model_sees(worker: Opened) -> None:
     """Before anything had come of it another one is taken; then the rollout is to be done again."""
 
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout 7") as session:
-            call = asyncio.create_task(asked(session, "shell", command="cat notes.txt; sleep 1"))
-            while session.box_ref is None or session.box_ref.last_command_seq < 2:
-                await asyncio.sleep(0.01)
-            lost = session.box_ref.box_id
-            kill_keeper(tools)
-            outcome = await call
-            assert (outcome.text, outcome.is_error, outcome.num_retries) == ("tea 3\n", False, 1)
-            assert session.box_ref.box_id != lost
-            kill_keeper(tools)
-            for _ in range(2):
-                with pytest.raises(ToolUnavailableError, match="rollout 7: the tool python: BoxLostError"):
-                    await asked(session, "python", code="1")
-            with pytest.raises(ToolUnavailableError, match="rollout 7: what it left in its box"):
-                await session.state()
-            assert await text(session, "calculator", expression="1+1") == "2"
-        async with tools.session(TASK, "rollout 8") as session:
-            assert await text(session, "python", code="1") == "1\n"
+    async def work(session: Session) -> None:
+        call = asyncio.create_task(asked(session, "shell", command="cat notes.txt; sleep 1"))
+        while session.box_ref is None or session.box_ref.last_command_seq < 2:
+            await asyncio.sleep(0.01)
+        lost = session.box_ref.box_id
+        kill_keeper(worker.tools)
+        outcome = await call
+        assert (outcome.text, outcome.is_error, outcome.num_retries) == ("tea 3\nmilk 2\n", False, 1)
+        assert session.box_ref.box_id != lost
+        kill_keeper(worker.tools)
+        for name, arguments in (
+            ("python", {"code": "1"}),
+            ("shell", {"command": "true"}),
+            ("files", {"command": "view", "path": "."}),
+        ):
+            with pytest.raises(ToolUnavailableError, match=f"rollout 7: the tool {name}: BoxLostError"):
+                await asked(session, name, **arguments)
+        with pytest.raises(ToolUnavailableError, match="rollout 7: what it left in its box"):
+            await session.state()
+        assert await text(session, "calculator", expression="1+1") == "2"
 
-    within(sandbox_home, work)
+    async def again(session: Session) -> str:
+        return await text(session, "python", code="1")
+
+    worker.within(work)
+    assert worker.within(again) == "1\n"
+
+
+def test_an_interpreter_s_box_that_is_lost_is_told_to_nobody(worker: Opened) -> None:
+    async def work(session: Session) -> None:
+        await text(session, "python", code="x = 1")
+        call = asyncio.create_task(asked(session, "python", code="import time; open('ran', 'w').close(); time.sleep(1000)"))
+        await until_there(session, "/tmp/work/ran")
+        kill_keeper(worker.tools)
+        for _ in range(2):
+            with pytest.raises(ToolUnavailableError, match="the tool python: BoxLostError"):
+                await call
+            call = asyncio.create_task(asked(session, "python", code="x"))
+
+    worker.within(work)
 
 
 def kill_keeper(tools: Tools) -> None:
@@ -246,41 +242,53 @@ def kill_keeper(tools: Tools) -> None:
     process.wait()
 
 
-def test_a_cancelled_call_ends_what_it_runs(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> None:
-        async with tools.session(TASK, "rollout") as session:
-            await text(session, "python", code="x = 1")
-            for name, arguments in (
-                ("python", {"code": "open('ran', 'w'); import time; time.sleep(1000)"}),
-                ("shell", {"command": "touch ran; sleep 1000"}),
-            ):
-                seq = session.box_ref.last_command_seq if session.box_ref else 0
-                call = asyncio.create_task(asked(session, name, **arguments))
-                await asyncio.sleep(1.0)
-                call.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await call
-                assert await text(session, "shell", command="rm ran; pgrep -c sleep") == "0\n[exit code 1]", seq
-            assert "NameError" in await text(session, "python", code="x")
-
-    within(sandbox_home, work)
-
-
-def test_a_task_that_is_wrong_is_the_user_s_to_mend(sandbox_home: Path) -> None:
-    async def work(tools: Tools) -> None:
-        for data, message in (
-            ({"files": [1]}, r"task '1': files: got \[1\]; it must be a mapping of paths to texts"),
-            ({"setup": "echo no; exit 3"}, "task '1': setup: 'echo no; exit 3' came to nonzero: no"),
+def test_a_cancelled_call_ends_what_it_runs(worker: Opened) -> None:
+    async def work(session: Session) -> None:
+        await text(session, "python", code="x = 1")
+        for name, arguments in (
+            ("python", {"code": "open('ran', 'w').close(); import os; os.system('sleep 1000')"}),
+            ("shell", {"command": "touch ran; sleep 1000"}),
         ):
-            async with tools.session(Task("1", "agent", (), data=data), "rollout") as session:
-                with pytest.raises(UserError, match=message):
-                    await asked(session, "shell", command="true")
+            call = asyncio.create_task(asked(session, name, **arguments))
+            await until_there(session, "/tmp/work/ran")
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await text(session, "shell", command="rm ran; pgrep -c sleep") == "0\n[exit code 1]"
+        assert "NameError" in await text(session, "python", code="x")
 
-    within(sandbox_home, work)
+    worker.within(work)
+
+
+async def until_there(session: Session, path: str) -> None:
+    """Asks the box itself: a call would wait for the one that runs."""
+    box = session._lease.box_if_there if session._lease is not None else None
+    assert box is not None
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            await box.read_file(path)
+            return
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"files": [1]}, r"task '1': files: got \[1\]; it must be a mapping of paths to texts"),
+        ({"setup": "echo no; exit 3"}, "task '1': setup: 'echo no; exit 3' came to nonzero: no"),
+    ],
+)
+def test_a_task_that_is_wrong_is_the_user_s_to_mend(worker: Opened, data: dict[str, Any], message: str) -> None:
+    async def work(session: Session) -> None:
+        with pytest.raises(UserError, match=message):
+            await asked(session, "shell", command="true")
+
+    worker.within(work, Task("1", "agent", (), data=data))
 
 
 def test_a_layer_that_is_not_there_is_told(sandbox_home: Path) -> None:
     with pytest.raises(
         UserError, match="sandbox: got layer container, and no box of it can be had here, which the tool 'python'"
     ):
-        within(sandbox_home, asyncio.sleep, SandboxConfig(layer="container"))
+        with opened(ours("python"), sandbox_home, SandboxConfig(layer="container")):
+            pass

@@ -21,7 +21,6 @@ from rl.tools.interpreter import READY
 from rl.tools.output import NOTHING, cut_output, how_it_ended
 from rl.tools.tool import BoxUse, GoneError, Run, Tool, ToolError
 from sandbox.box import Box
-from sandbox.errors import SandboxError
 from sandbox.process import Terminal
 from sandbox.result import Output, Result, Verdict
 
@@ -57,17 +56,16 @@ class Python(Tool):
 class _PythonRun:
     def __init__(self, tool: Python) -> None:
         self._tool = tool
-        self._terminal: Terminal | None = None
+        self._terminal: Terminal | None = None  # once it takes orders
         self._read, self._number = b"", 0
-        self._killing: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[Result | None] | None = None  # of one whose call was cancelled
 
     async def __call__(self, arguments: Mapping[str, Any], box: Box | None) -> str:
         assert box is not None
-        tool = self._tool
-        note = ""
+        tool, note = self._tool, ""
         if self._terminal is not None and not self._terminal.running:
             note = f"[Python had ended, and was started anew: {LOST}]\n"
-            await self._drop()
+            await self._end(self._terminal)
         terminal = self._terminal or await self._start(box)
         self._number += 1
         order = {"id": self._number, "keep": min(KEEP_BYTES, 4 * tool.max_chars)}
@@ -76,38 +74,60 @@ class _PythonRun:
                 answer = await self._asked(terminal, {**order, "code": arguments["code"]})
         except TimeoutError:
             text = await self._so_far(terminal, order)
-            await self._drop()
+            await self._end(terminal)
             raise ToolError(f"{text}\n[ended after {tool.timeout_s:g} s, the time limit; {ANEW}]".strip()) from None
         except BaseException:  # above all where the call is cancelled
-            self._killing = asyncio.create_task(self._drop())
+            self._end_later(terminal)
             raise
         if answer is None or answer["ended"] is not None:
-            result = await terminal.wait() if answer is None else None
-            await self._drop()
-            raise ToolError(f"{note}{self._text(answer)}\n[{_end(result, answer)}; {ANEW}]".strip())
+            result = await self._end(terminal)
+            raise ToolError(f"{note}{self._text(answer)}\n[{_how(result, answer)}; {ANEW}]".strip())
         text = note + self._text(answer)
         if answer["error"]:
             raise ToolError(text.strip() or "[exit code 1]")
         return text or NOTHING
 
     async def _start(self, box: Box) -> Terminal:
-        if self._killing is not None:
-            await self._killing
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
         self._read = b""
-        terminal = self._terminal = await box.terminal(("python3", "-c", SOURCE), cwd="/")
+        terminal = await box.terminal(("python3", "-c", SOURCE), cwd="/")
         try:
             async with asyncio.timeout(START_S):
                 while (line := await self._line(terminal)) not in (READY, None):
                     pass
         except TimeoutError:
-            await self._drop()
+            await self._end(terminal)
             raise GoneError(f"Python did not start in its box within {START_S:g} s") from None
+        except BaseException:
+            self._end_later(terminal)
+            raise
         if line is None:
-            said, result = self._read.decode(errors="replace"), await terminal.wait()
-            ended = await how_it_ended(result, START_S, box)
-            await self._drop()
-            raise ToolError(f"Python could not be started: {said.strip()[-500:]}\n{ended or ''}".strip())
+            said, result = self._read.decode(errors="replace").strip()[-500:], await self._end(terminal)
+            ended = None if result is None else await how_it_ended(result, START_S, box)
+            raise ToolError(f"Python could not be started: {said}\n{ended or ''}".strip())
+        self._terminal = terminal
         return terminal
+
+    async def _end(self, terminal: Terminal) -> Result | None:
+        """Ends the interpreter and all that it has started; what it came to, where that can be said.
+
+        Raises:
+            SandboxError: its box was lost.
+        """
+        self._terminal = None
+        await terminal.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                result = await terminal.wait()
+                await terminal.kill()  # what it has left behind
+                return result
+        return None
+
+    def _end_later(self, terminal: Terminal) -> None:
+        self._terminal = None
+        self._ending = asyncio.create_task(self._end(terminal))
+        self._ending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # the next call is told
 
     async def _asked(self, terminal: Terminal, order: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The answer to an order; None where the interpreter, and what watches it, ends before that."""
@@ -134,16 +154,6 @@ class _PythonRun:
                 return self._text(await self._asked(terminal, order))
         return ""
 
-    async def _drop(self) -> None:
-        """Ends the interpreter and all that it has started; returns when that is gone."""
-        terminal, self._terminal = self._terminal, None
-        if terminal is not None:
-            with contextlib.suppress(SandboxError, TimeoutError):  # its box is gone, which the next call is told
-                await terminal.kill()
-                async with asyncio.timeout(END_S):
-                    await terminal.wait()
-                    await terminal.kill()  # what it has left behind
-
     def _text(self, answer: Mapping[str, Any] | None) -> str:
         if answer is None:
             return ""
@@ -163,7 +173,7 @@ def _answer(line: str) -> dict[str, Any] | None:
     return {**found, "head": head, "tail": tail}
 
 
-def _end(result: Result | None, answer: Mapping[str, Any] | None) -> str:
+def _how(result: Result | None, answer: Mapping[str, Any] | None) -> str:
     """How the interpreter ended, in words."""
     status = answer["ended"] if answer is not None else None
     if status is None:

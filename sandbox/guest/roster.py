@@ -91,6 +91,9 @@ class Roster:
 
     def end_all(self) -> None:
         """Ends all that commands run and have left running, those that are forgotten as well; what watches them stays."""
+        for running in self._commands.values():
+            if running.facts is None:
+                running.end("")  # one that is just about to start is not there to be found
         deadline = time.monotonic() + watch.KILL_LIMIT_S
         while watch.stop_and_kill(self._of_commands) and time.monotonic() < deadline:
             self._reap()
