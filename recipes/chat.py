@@ -24,11 +24,13 @@ from rewards.transcript import parse_completion
 from rl.checkpoint import last_checkpoint
 from rl.compute import submit
 from rl.config import ChatConfig, EngineConfig, EngineName, ModelConfig, SamplingConfig
+from rl.conversation import call_all
 from rl.engine.build import Served, declared_context, serve
 from rl.engine.protocol import GenerateRequest, TokenChunk
 from rl.formats.protocol import ReadTurn
 from rl.rng import key_of
 from rl.rollout import AgentSpec
+from rl.tools.protocol import ToolUnavailableError
 from rl.tools.session import Session
 from rl.tools.tools import Tools
 from rl.trajectory import FinishReason
@@ -66,8 +68,8 @@ def chat(
     with asyncio.Runner() as runner:
         try:
             tools = runner.run(_open(agent)) if agent is not None and agent.tools else None
-            if tools is not None and agent is not None:
-                served = replace(served, chat=served.chat.with_tools(tools.specs, agent.thinking))
+            if agent is not None:
+                served = replace(served, chat=served.chat.with_tools(tools.specs if tools else (), agent.thinking))
             conversation = Conversation(served, sampling, effort, context, seed, tools=tools)
             drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
             with_tools = f", tools {', '.join(spec.name for spec in tools.specs)}" if tools is not None else ""
@@ -145,6 +147,9 @@ class Conversation:
             said, finish = await self._answer(asked, request, printer)
         except asyncio.CancelledError:  # Ctrl-C, through asyncio.Runner
             return FinishReason.ABORTED
+        except ToolUnavailableError as error:
+            await self._leave_box()
+            raise UserError(f"{error}; its box is given up: what was in it is lost, and the next call has a new one") from error
         finally:
             await self.served.engine.abort(request.request_id)
         self.messages = [*asked, *said]
@@ -152,14 +157,20 @@ class Conversation:
 
     async def reset(self) -> None:
         """Forgets the messages, and ends the box."""
-        self.messages, self._session = [], None
-        await self._stack.aclose()
-        self._stack = contextlib.AsyncExitStack()
+        self.messages = []
+        await self._leave_box()
 
     async def close(self) -> None:
-        await self._stack.aclose()
-        if self.tools is not None:
-            await self.tools.close()
+        try:
+            await self._leave_box()
+        finally:
+            if self.tools is not None:
+                await self.tools.close()
+
+    async def _leave_box(self) -> None:
+        self._session = None
+        stack, self._stack = self._stack, contextlib.AsyncExitStack()
+        await stack.aclose()
 
     async def _answer(
         self, asked: list[Message], request: GenerateRequest, printer: Printer
@@ -209,9 +220,10 @@ class Conversation:
             printer.call(call)
         session = self._session
         found = []
-        for outcome in await asyncio.gather(*(session.call(call) for call in read.message.tool_calls)):
+        calls = read.message.tool_calls
+        for call, outcome in zip(calls, await call_all(session, calls), strict=True):
             printer.result(outcome.text, is_error=outcome.is_error)
-            found.append(Message(Role.TOOL, outcome.text))
+            found.append(Message(Role.TOOL, outcome.text, tool_call_id=call.id))
         return found
 
 

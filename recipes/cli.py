@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input was wrong, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -251,7 +252,9 @@ def _chat(arguments: argparse.Namespace) -> int:
         from recipes.chat import chat, parse_effort
         from recipes.launch import agent_of
 
-    agent = None if loaded is None or arguments.no_tools else agent_of(loaded)
+    agent = None if loaded is None else agent_of(loaded)
+    if agent is not None and arguments.no_tools:
+        agent = dataclasses.replace(agent, tools=())
     return chat(
         source,
         temperature=arguments.temperature,

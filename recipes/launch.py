@@ -43,6 +43,7 @@ from rl.compute import set_num_threads
 from rl.config import GrpoConfig, RuntimeConfig
 from rl.effort import Efforts
 from rl.engine.protocol import WeightsError
+from rl.formats.wording import load_wording
 from rl.rollout import AgentSpec
 from rl.runlog import Row, RunLog, cut_back, last_attempt
 from rl.scoring import RewardWorker
@@ -154,7 +155,7 @@ def to_plan(loaded: LoadedRecipe) -> Plan:
     agent = agent_of(loaded)
     read = [*(reward.text or "" for reward in rewards), *([judge.rules.prompt.text] if judge else [])]
     read += [source.text or "" for source in agent.tools]
-    read += [Path(recipe.model.chat.wording).read_text(encoding="utf-8")] if recipe.model.chat.wording else []
+    read += [str(load_wording(Path(recipe.model.chat.wording)))] if recipe.model.chat.wording else []
     texts = "\n".join([recipe_hash(recipe), *read])  # an edited reward is another recipe
     return Plan(
         name=str(recipe.name),

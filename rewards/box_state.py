@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from rewards.errors import UserError
 from rewards.task import Task
 from sandbox.box import Box
-from sandbox.errors import UnsupportedError
+from sandbox.errors import BoxUnavailableError, UnsupportedError
+from sandbox.result import Verdict
 
 WORK = "/tmp/work"  # where an agent's commands begin, and relative paths lead from
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm")  # on every layer, where they are there
@@ -107,7 +108,10 @@ async def prepare(box: Box, task: Task) -> None:
     done = await box.exec(setup, cwd=WORK)
     if not done.ok:
         said = (done.stderr.text.strip() or done.stdout.text.strip())[-2000:]
-        raise UserError(f"task {task.id!r}: setup: {setup!r:.200} came to {done.verdict}: {said}")
+        problem = f"task {task.id!r}: setup: {setup!r:.200} came to {done.verdict}: {said}"
+        if done.verdict is Verdict.NONZERO:
+            raise UserError(problem)
+        raise BoxUnavailableError(problem)  # of time, memory or processes there may be enough in the next one
 
 
 async def take(box: Box, wanted: Sequence[str] = ()) -> BoxState:

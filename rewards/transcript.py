@@ -37,12 +37,16 @@ class Transcript:
     @property
     def content(self) -> str:
         """The last answer, without the thinking before it; empty where thinking never ended."""
-        return self.messages[-1].content if self.messages else ""
+        return self._last_answer.content if self._last_answer is not None else ""
 
     @property
     def reasoning(self) -> str | None:
         """The thinking before the last answer; None where there was none."""
-        return self.messages[-1].reasoning if self.messages else None
+        return self._last_answer.reasoning if self._last_answer is not None else None
+
+    @property
+    def _last_answer(self) -> Message | None:
+        return next((m for m in reversed(self.messages) if m.role is Role.ASSISTANT), None)
 
     @property
     def is_cut(self) -> bool:

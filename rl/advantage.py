@@ -91,7 +91,8 @@ def to_samples(
 
 
 def _trained(group: TrajectoryGroup, stage: GrpoConfig) -> list[bool]:
-    return [not (stage.mask_truncated and is_truncated(m.trajectory)) for m in group.valid]
+    members = [m.trajectory for m in group.valid]
+    return [t.num_sampled > 0 and not (stage.mask_truncated and is_truncated(t)) for t in members]
 
 
 def _scores(group: TrajectoryGroup) -> list[float]:

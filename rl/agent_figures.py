@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rl.trajectory import FinishReason, Trajectory, Turn
 
@@ -12,15 +13,16 @@ BOUNDS = (FinishReason.TURNS, FinishReason.TOKENS, FinishReason.TOOL_TIME, Finis
 def agent_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Over these rollouts; empty where none of them called a tool or tried to.
 
-    `reasoning_kept_share`: of the turns that called a tool after thinking, and were followed by another turn, those whose
-    thinking that next turn could still see. `compared_token_share`: of all tokens those that the engine handed back in the end,
+    `reasoning_kept_share`: of the turns that called a tool and were followed by another, those that thought and whose thinking
+    that next turn could still see. `compared_token_share`: of all tokens those that the engine handed back in the end,
     as they stand in the record; one that differs, as a re-tokenised one would, ends the run (rl/conversation.py).
     """
     turns = [turn for t in trajectories for turn in t.turns]
     calling = [turn for turn in turns if turn.num_calls or turn.call_error is not None]
     if not calling:
         return {}
-    followed = [(t, a, b) for t in trajectories for a, b in zip(t.turns, t.turns[1:], strict=False) if a.num_reasoning > 0]
+    pairs = [(t, a, b) for t in trajectories for a, b in pairwise(t.turns)]
+    followed = [(t, a, b) for t, a, b in pairs if a.num_calls]
     num_calls = sum(turn.num_calls for turn in turns)
     found = {
         "turns_mean": len(turns) / len(trajectories),
@@ -42,4 +44,6 @@ def agent_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 def _is_kept(trajectory: Trajectory, turn: Turn, following: Turn) -> bool:
     """Whether a turn's thinking, as it was sampled, stands before the next turn."""
+    if turn.num_reasoning < 2:  # the token that ends the thinking, at most
+        return False
     return bool(trajectory.loss_mask[turn.start : turn.start + turn.num_reasoning].all()) and turn.end <= following.start

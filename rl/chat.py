@@ -91,7 +91,9 @@ class ChatFormat:
         answer: Message | None = None
         for is_answer, group in groupby(demonstration.messages, lambda m: m.role is Role.ASSISTANT):
             for message in group if is_answer else ():
-                if message.reasoning is None and ids[-len(self._think) :] == self._think:
+                if self.thinking.mode == "off":
+                    message = dataclasses.replace(message, reasoning=None)  # noqa: PLW2901
+                if message.reasoning is None and self._opens_thinking(ids):
                     raise UserError(
                         f"task {task.id}: the prompt opens the thinking, and the demonstration has none: the model would learn "
                         "not to think. Give the demonstration a reasoning, or use effort none"
@@ -111,13 +113,16 @@ class ChatFormat:
         that a reader can tell thinking from answer.
         """
         text = self._text(completion_ids)
-        tail = str(self.tokenizer.decode(list(prompt_ids)[-8:], skip_special_tokens=False)).rstrip()
-        return THINK + text if tail.endswith(THINK) else text
+        return THINK + text if self._opens_thinking(prompt_ids) else text
+
+    def _opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether what is sampled next is thinking."""
+        return str(self.tokenizer.decode(list(prompt_ids)[-8:], skip_special_tokens=False)).rstrip().endswith(THINK)
 
     def num_reasoning(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> int:
         """How many sampled tokens of a turn belong to its thinking, the one that ends it included."""
         begin, end, sampled = self._think, self._end_think, list(completion_ids)
-        if list(prompt_ids[-len(begin) :]) != begin and sampled[: len(begin)] != begin:
+        if not self._opens_thinking(prompt_ids) and sampled[: len(begin)] != begin:
             return 0
         for i in range(len(sampled) - len(end) + 1):
             if sampled[i : i + len(end)] == end:

@@ -86,7 +86,8 @@ class Conversation:
         self.messages: list[Message] = []
         self._texts: list[str] = []
         self._record = Record(list(request.prompt_ids))
-        self._deadline: float | None = None  # on the loop's clock
+        self._deadline: float | None = None  # on the loop's clock; set by the first token
+        self._is_cut = False  # in the middle of a turn
         self._tool_s, self._num_sampled, self._num_compared = 0.0, 0, 0
 
     async def run(self, stream: AsyncIterator[TokenChunk], session: Session | None) -> None:
@@ -95,8 +96,6 @@ class Conversation:
         Raises:
             ToolUnavailableError: a tool failed through no fault of the model. FidelityError.
         """
-        if self.limits.total_time_s is not None:
-            self._deadline = asyncio.get_running_loop().time() + self.limits.total_time_s
         try:
             await self._all_turns(stream, session)
         except BaseException:  # cancelled, too: a request that is kept for nobody would stay in the engine
@@ -121,10 +120,10 @@ class Conversation:
             results = await self._results(session, said)
             if results is None:
                 break
-            self.messages += results
             next_stream = self._next(said.message, results)
             if next_stream is None:
                 break
+            self.messages += results
             stream = next_stream
 
     def trajectory(self, session: Session | None = None, failure: str | None = None) -> Trajectory:
@@ -143,12 +142,16 @@ class Conversation:
         try:
             async with asyncio.timeout_at(self._deadline) as limit:
                 async for chunk in stream:
+                    if self._deadline is None and self.limits.total_time_s is not None:  # what it waited for a place is not its
+                        self._deadline = asyncio.get_running_loop().time() + self.limits.total_time_s
+                        limit.reschedule(self._deadline)
                     self._record.add(chunk)
                     self._num_sampled += len(chunk.token_ids)
                     finish = chunk.finish_reason
         except TimeoutError:
             if not limit.expired():
                 raise
+            self._is_cut = True
             return FinishReason.TIME
         assert finish is not None, "a stream ends with a finish reason"
         return finish
@@ -196,13 +199,13 @@ class Conversation:
             return [Message(Role.TOOL, said.error.text)]
         try:
             async with asyncio.timeout_at(self._deadline) as limit:
-                outcomes = await _all(session, said.message.tool_calls)
+                outcomes = await call_all(session, said.message.tool_calls)
         except TimeoutError:
             if not limit.expired():
                 raise
             self._end(FinishReason.TIME)
             return None
-        spent = max(outcome.wall_s for outcome in outcomes)  # they ran side by side
+        spent = sum(outcome.wall_s for outcome in outcomes)
         self._tool_s += spent
         errors = sum(outcome.is_error for outcome in outcomes)
         self.turns[-1] = replace(self.turns[-1], tool_s=spent, num_tool_errors=errors)
@@ -233,12 +236,12 @@ class Conversation:
         """Ends the request in the engine, and compares what it has with the record."""
         if not self.request.keep:
             return
-        if self.turns[-1].finish_reason in (FinishReason.TIME, FinishReason.ABORTED):  # in the middle of a turn
+        if self._is_cut or self.turns[-1].finish_reason is FinishReason.ABORTED:  # in the middle of a turn
             await self.engine.abort(self.request.request_id)
             return
         known, mine = await self.engine.release(self.request.request_id), self._record.token_ids
         self._num_compared = len(known)
-        if known != mine[: len(known)]:
+        if known != mine:
             at = next(i for i, (a, b) in enumerate(zip_longest(known, mine)) if a != b)
             raise FidelityError(
                 f"rollout {self.rollout_id}: the engine has {len(known)} tokens and the record {len(mine)}; they differ at {at}"
@@ -253,7 +256,7 @@ def _wants(said: ReadTurn) -> bool:
     return bool(said.message.tool_calls) or said.error is not None
 
 
-async def _all(session: Session, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
+async def call_all(session: Session, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
     """Every call at once. One that fails through no fault of the model is raised when all have ended."""
     outcomes = await asyncio.gather(*(session.call(call) for call in calls), return_exceptions=True)
     for outcome in outcomes:

@@ -87,16 +87,19 @@ class RolloutWorker:
             tools = Tools(self.agent.tools, self.agent.sandbox)
             await tools.open()
             self._tools = tools
-        await self.engine.pause()
+        running: list[asyncio.Task[Trajectory]] = []
         try:
-            running = [self._start(request, i) for request in requests for i in range(request.group_size)]
-        finally:
-            await self.engine.resume()
-        try:
+            await self.engine.pause()
+            try:
+                for request in requests:
+                    running += [self._start(request, i) for i in range(request.group_size)]
+            finally:
+                await self.engine.resume()
             trajectories = iter(await asyncio.gather(*running))
         except BaseException:
             for task in running:  # one failed: do not decode the others for nobody
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)  # they give back boxes and places in the engine
             raise
         return [[next(trajectories) for _ in range(request.group_size)] for request in requests]
 

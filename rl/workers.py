@@ -272,9 +272,12 @@ class InlineRollouts:
 
     async def close(self) -> None:
         if self._worker is not None:
-            await self._worker.close()
-            await in_thread(self._worker.engine.close, self.timeout_s, "an engine to stop")
-            self._worker = None
+            worker, self._worker = self._worker, None
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    await worker.close()
+            finally:
+                await in_thread(worker.engine.close, self.timeout_s, "an engine to stop")
 
 
 class InlineRewards:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rewards.task import effort_name
+from rewards.task import effort_name, effort_order
 from rl.advantage import GroupCounts, has_signal, to_samples
 from rl.agent_figures import agent_figures
 from rl.collect import Collected, Crew
@@ -264,7 +264,7 @@ def group_metrics(groups: Sequence[TrajectoryGroup], counts: GroupCounts) -> Met
 
 def _by_effort(groups: Sequence[TrajectoryGroup]) -> Metrics:
     """Mean reward and tokens of each effort, where a step has several."""
-    levels = {group.task.effort for group in groups}
+    levels = sorted({group.task.effort for group in groups}, key=effort_order)
     found = {}
     for level in levels if len(levels) > 1 else ():
         own = [group for group in groups if group.task.effort == level]
