@@ -68,6 +68,7 @@ bench: env env-vllm
 	$(BIN)/python -m tests.bench.train_step
 	$(BIN)/python -m tests.bench.engine --write --models q5,q50
 	$(BIN)/python -m tests.bench.engines --write
+	$(BIN)/python -m tests.bench.multi_turn --write
 	$(BIN)/python -m tests.bench.weights --write
 	$(BIN)/python -m tests.bench.grpo_step --write --models q5,q50
 	$(BIN)/python -m tests.bench.grpo_step --write --sweep
