@@ -21,6 +21,8 @@ from recipes.schema import Recipe
 from recipes.tree import Key, RecipeError, did_you_mean, show
 from rewards.errors import UserError
 from rewards.task import Demonstration
+from rl.formats.wording import load_wording
+from rl.tools.source import read_sources
 from sandbox.images import Images
 from sandbox.pool import HOME
 from specialists.config import ColumnsConfig, SftConfig, SourceConfig
@@ -62,6 +64,7 @@ def check_files(loaded: LoadedRecipe, *, model: bool = True) -> None:
     problems += [loaded.error(key, problem) for key, problem in judge_problems(loaded, model_problem, styles)]
     problems += [loaded.error(key, problem) for key, problem in _mixture_problems(recipe, styles)]
     problems += [loaded.error(key, problem) for key, problem in _image_problems(recipe)]
+    problems += [loaded.error(key, problem) for key, problem in _tool_problems(loaded)]
     for i, reward in enumerate(recipe.rewards):
         origin = loaded.tree.nearest(("rewards", i, "use")).origin
         if problem := reward_problem(reward.use, [origin.folder, Path.cwd()], reward.options, columns if are_known else None):
@@ -115,6 +118,21 @@ def _generator_problems(
             columns.update(drawn.task.data)
     except (TypeError, ValueError) as err:
         yield ("options",), f"got {show(source.options)}: {err}"
+
+
+def _tool_problems(loaded: LoadedRecipe) -> Iterator[tuple[Key, str]]:
+    """Whether each tool can be read, and the words that the model is told of them."""
+    for i, tool in enumerate(loaded.recipe.tools):
+        try:
+            read_sources([tool], [loaded.tree.nearest(("tools", i)).origin.folder, Path.cwd()])
+        except UserError as error:
+            yield ("tools", i), str(error)
+    wording = loaded.recipe.model.chat.wording
+    if wording is not None:
+        try:
+            load_wording(Path(wording))
+        except UserError as error:
+            yield ("model", "chat", "wording"), str(error)
 
 
 def _image_problems(recipe: Recipe) -> Iterator[tuple[Key, str]]:

@@ -187,7 +187,7 @@ def agent_of(loaded: LoadedRecipe) -> AgentSpec:
 
 def with_tools(plan: Plan) -> Plan:
     """The plan with what the model is told of its tools."""
-    return dataclasses.replace(plan, agent=plan.agent.with_specs())
+    return dataclasses.replace(plan, agent=plan.agent.with_specs(try_box=plan.runtime.address is None))
 
 
 def read_data(plan: Plan) -> Data:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.schema import Recipe, StageConfig
-from rl.config import GrpoConfig, ModelConfig, OptimizerConfig
+from rl.config import GrpoConfig, ModelConfig, OptimizerConfig, SamplingConfig
 
 FLOPS_PER_CORE = 30e9  # assumed, sustained, float32
 BYTES = 4  # of a master weight, of a gradient, of one optimizer moment
@@ -101,7 +101,7 @@ def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StageP
         what = f"grpo, {stage.steps} steps of {shape}, scored by {rewards}"
         during = (stage.steps - 1) // stage.eval_every if stage.eval_every else 0
         completions = stage.steps * stage.num_prompts * stage.group_size
-        trained = completions * stage.sampling.max_tokens + stage.steps * stage.group_size * _label_tokens(recipe)
+        trained = completions * _most_tokens(recipe, stage.sampling) + stage.steps * stage.group_size * _label_tokens(recipe)
         sampled = trained + completions * _verdict_tokens(recipe)
         sampled += during * _eval_tokens(recipe, recipe.evaluation.num_tasks_during)
         sampled += _eval_tokens(recipe, recipe.evaluation.num_tasks)
@@ -119,12 +119,22 @@ def _stage(stage: StageConfig, recipe: Recipe, size: ModelSize | None) -> StageP
 
 
 def _eval_tokens(recipe: Recipe, num_tasks: int) -> int:
-    completions = num_tasks * recipe.evaluation.num_samples
-    tokens = completions * (recipe.evaluation.sampling.max_tokens + _verdict_tokens(recipe))
+    completions = num_tasks * recipe.evaluation.num_samples * max(1, len(recipe.efforts.levels))
+    tokens = completions * (_most_tokens(recipe, recipe.evaluation.sampling) + _verdict_tokens(recipe))
     judge = recipe.judge
     if judge is not None and judge.train is not None and _judges_here(recipe):
         tokens += 2 * min(num_tasks, judge.train.num_held_out) * judge.sampling.max_tokens  # in both orders
     return tokens
+
+
+def _most_tokens(recipe: Recipe, sampling: SamplingConfig) -> int:
+    """Sampled in one rollout, in all of its turns."""
+    levels = [level.max_tokens or sampling.max_tokens for level in recipe.efforts.levels]
+    turn = max(levels, default=sampling.max_tokens)
+    if not recipe.tools:
+        return turn
+    most = min(turn * recipe.rollout.max_turns, recipe.engine.max_seq_len)
+    return most if recipe.rollout.max_tokens is None else min(most, recipe.rollout.max_tokens)
 
 
 def _judges_here(recipe: Recipe) -> bool:

@@ -244,15 +244,25 @@ class BlockingBoxes:
 
 
 def why_not(config: SandboxConfig) -> str | None:
-    """Why no box of this kind can be had here; None where a program ran in one."""
-    boxes = BlockingBoxes(config)
+    """Why no box of this kind can be had here; None where a program ran in one. Not for a running event loop."""
+
+    async def tried() -> str | None:
+        boxes = Boxes(config)
+        try:
+            return await why_none_of(boxes)
+        finally:
+            await boxes.close()
+
+    return asyncio.run(tried())
+
+
+async def why_none_of(boxes: Boxes) -> str | None:
+    """The same of boxes that are open."""
     try:
-        with boxes.box() as box:
-            done = box.exec(PAYLOAD, wall_s=PROOF_S)
+        async with boxes.box() as box:
+            done = await box.exec(PAYLOAD, wall_s=PROOF_S)
     except (SandboxError, ValueError) as error:
         return str(error)
-    finally:
-        boxes.close()
     return None if done.stdout.text == ANSWER else f"a program that prints {ANSWER.strip()} came to {done.verdict} there"
 
 

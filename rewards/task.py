@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -183,6 +183,10 @@ class Demonstration:
     def messages(self) -> tuple[Message, ...]:
         """All that came after the task's own messages."""
         return (*self.before, self.response)
+
+    def saying(self, messages: Sequence[Message]) -> Demonstration:
+        """The same with other messages, of which the last is the answer."""
+        return replace(self, response=messages[-1], before=tuple(messages[:-1]))
 
 
 def is_held_out(task: Task, share: float) -> bool:

@@ -22,9 +22,10 @@ from rewards.transcript import END_THINK, THINK
 from rl.config import ChatConfig, ThinkingConfig
 from rl.formats.build import build_format
 from rl.formats.protocol import Format, ReadTurn, ThinkingMode
+from rl.formats.template import NOTHING, any_of, special_tokens
+from rl.formats.thinking import without_reasoning
 
 STAND_IN = 0x100000  # first character of Unicode's last private-use plane; see ChatFormat._quote
-NOTHING = r"(?!)"  # a pattern that never matches
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class ChatFormat:
         self.thinking = thinking or ThinkingConfig()
         self._config = config or ChatConfig()
         self.stop_ids = frozenset(stop_ids) | {int(tokenizer.eos_token_id)}
-        specials = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
+        specials = special_tokens(tokenizer)
         self._stand_ins = {token: chr(STAND_IN + i) for i, token in enumerate(specials)}
         self._specials = {stand_in: token for token, stand_in in self._stand_ins.items()}
-        self._typed = re.compile("|".join(map(re.escape, specials)) or NOTHING)
+        self._typed = any_of(specials)
         self._quoted = re.compile(f"([{''.join(self._specials)}])" if specials else NOTHING)
         self.format: Format = build_format(tokenizer, self._config, ThinkingMode(self.thinking.mode))
         if self.format.end:  # the folders of base models name only the end of a text
@@ -89,10 +90,9 @@ class ChatFormat:
         ids = self.prompt_ids(task.messages, task.effort)
         mask = [0] * len(ids)
         answer: Message | None = None
-        for is_answer, group in groupby(demonstration.messages, lambda m: m.role is Role.ASSISTANT):
+        shown = without_reasoning(demonstration.messages) if self.thinking.mode == "off" else demonstration.messages
+        for is_answer, group in groupby(shown, lambda m: m.role is Role.ASSISTANT):
             for message in group if is_answer else ():
-                if self.thinking.mode == "off":
-                    message = dataclasses.replace(message, reasoning=None)  # noqa: PLW2901
                 if message.reasoning is None and self._opens_thinking(ids):
                     raise UserError(
                         f"task {task.id}: the prompt opens the thinking, and the demonstration has none: the model would learn "

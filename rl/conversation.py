@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rewards.task import Message, Role, Task, ToolCall
 from rewards.transcript import parse_completion
 from rl.chat import ChatFormat
-from rl.config import RolloutConfig, SamplingConfig
+from rl.config import RolloutConfig
 from rl.engine.protocol import Engine, GenerateRequest, TokenChunk
 from rl.formats.protocol import ReadTurn
 from rl.tools.protocol import ToolOutcome
@@ -81,7 +81,6 @@ class Conversation:
     ) -> None:
         self.engine, self.chat, self.limits = engine, chat, limits
         self.task, self.rollout_id, self.request = task, rollout_id, request
-        self.sampling: SamplingConfig = request.sampling
         self.turns: list[Turn] = []
         self.messages: list[Message] = []
         self._texts: list[str] = []
@@ -114,8 +113,9 @@ class Conversation:
             message = said.message if session is not None else parse_completion(text)
             self.messages.append(message)
             self._texts.append(text)
-            self._note(said, start, sampled, self._ending(finish, said, session))
-            if session is None or not self._goes_on:
+            ending = self._ending(finish, said, session)
+            self._note(said, start, sampled, ending)
+            if session is None or ending is not FinishReason.STOP or not _wants(said):
                 break
             results = await self._results(session, said)
             if results is None:
@@ -128,7 +128,8 @@ class Conversation:
 
     def trajectory(self, session: Session | None = None, failure: str | None = None) -> Trajectory:
         """The record so far."""
-        turns = self.turns or [_no_turn(len(self.request.prompt_ids))]
+        place = len(self.request.prompt_ids)
+        turns = self.turns or [Turn(place, place, FinishReason.ABORTED)]
         found = self._record.trajectory(self.rollout_id, self.task, turns, "\n".join(self._texts))
         box = None if session is None else session.box_ref
         compared = self._num_compared
@@ -179,11 +180,6 @@ class Conversation:
             )
         )
 
-    @property
-    def _goes_on(self) -> bool:
-        turn = self.turns[-1]
-        return turn.finish_reason is FinishReason.STOP and (turn.num_calls > 0 or turn.call_error is not None)
-
     def _end(self, reason: FinishReason) -> None:
         self.turns[-1] = replace(self.turns[-1], finish_reason=reason)
 
@@ -207,8 +203,8 @@ class Conversation:
             return None
         spent = sum(outcome.wall_s for outcome in outcomes)
         self._tool_s += spent
-        errors = sum(outcome.is_error for outcome in outcomes)
-        self.turns[-1] = replace(self.turns[-1], tool_s=spent, num_tool_errors=errors)
+        errors, retries = (sum(counts) for counts in zip(*((o.is_error, o.num_retries) for o in outcomes), strict=True))
+        self.turns[-1] = replace(self.turns[-1], tool_s=spent, num_tool_errors=errors, num_tool_retries=retries)
         if self._tool_s > self.limits.tool_time_s:
             self._end(FinishReason.TOOL_TIME)
             return None
@@ -217,20 +213,14 @@ class Conversation:
 
     def _next(self, answer: Message, results: Sequence[Message]) -> AsyncIterator[TokenChunk] | None:
         """The next turn's stream; None where the context has no room for it."""
-        left = self._tokens_left()
-        max_tokens = self.sampling.max_tokens if left is None else min(left, self.sampling.max_tokens)
+        assert self.request.window is not None, "a rollout's request says its window"
+        left, most = self._tokens_left(), self.request.sampling.max_tokens
         forced = self.chat.results_ids(answer, results, self.task.effort)
-        if not self._has_room(len(self._record.token_ids) + len(forced)):
+        if len(self._record.token_ids) + len(forced) >= self.request.window:
+            self._end(FinishReason.CONTEXT)
             return None
         self._record.force(forced)
-        return self.engine.extend(self.request.request_id, forced, max_tokens)
-
-    def _has_room(self, num_tokens: int) -> bool:
-        assert self.request.window is not None, "a rollout's request says its window"
-        if num_tokens < self.request.window:
-            return True
-        self._end(FinishReason.CONTEXT)
-        return False
+        return self.engine.extend(self.request.request_id, forced, most if left is None else min(left, most))
 
     async def _close(self) -> None:
         """Ends the request in the engine, and compares what it has with the record."""
@@ -246,10 +236,6 @@ class Conversation:
             raise FidelityError(
                 f"rollout {self.rollout_id}: the engine has {len(known)} tokens and the record {len(mine)}; they differ at {at}"
             )
-
-
-def _no_turn(place: int) -> Turn:
-    return Turn(place, place, FinishReason.ABORTED)
 
 
 def _wants(said: ReadTurn) -> bool:

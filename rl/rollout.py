@@ -8,24 +8,23 @@ done: while one waits for its tool the others decode.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from typing import TypeAlias
 
 from rewards.config import SandboxConfig
 from rewards.task import Task, ToolSpec
 from rl.config import EngineConfig, ModelConfig, RolloutConfig, SamplingConfig, ThinkingConfig
-from rl.conversation import Conversation
+from rl.conversation import Conversation, Record
 from rl.engine.build import serve
 from rl.engine.protocol import GenerateRequest, TokenChunk, Weights
 from rl.rng import key_of
 from rl.tools.protocol import ToolUnavailableError
-from rl.tools.session import Session
 from rl.tools.source import ToolSource
 from rl.tools.tools import Tools, specs_of
 from rl.trajectory import FinishReason, RolloutId, Trajectory, Turn
+
+Begun: TypeAlias = tuple[Conversation, AsyncIterator[TokenChunk]]  # a rollout, and its first turn's stream
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,25 @@ class AgentSpec:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     limits: RolloutConfig = field(default_factory=RolloutConfig)
 
-    def with_specs(self) -> AgentSpec:
+    def with_specs(self, *, try_box: bool) -> AgentSpec:
         """With what the model is told of its tools; starts MCP servers for it, and ends them.
 
+        `try_box`: where a tool uses boxes, a program runs in one; else none is opened, since they will be on other machines.
+
         Raises:
-            UserError: a tool cannot be built.
+            UserError: a tool cannot be built, or no box can be had.
         """
-        return replace(self, specs=asyncio.run(specs_of(self.tools))) if self.tools else self
+        return replace(self, specs=asyncio.run(self._specs(try_box=try_box))) if self.tools else self
+
+    async def _specs(self, *, try_box: bool) -> tuple[ToolSpec, ...]:
+        if not try_box:
+            return await specs_of(self.tools)
+        tools = Tools(self.tools, self.sandbox)
+        await tools.open()
+        try:
+            return tools.specs
+        finally:
+            await tools.close()
 
 
 class RolloutWorker:
@@ -120,43 +131,42 @@ class RolloutWorker:
         sampling, limit = request.sampling, self.agent.limits.max_tokens
         if tools is not None and limit is not None and limit < sampling.max_tokens:
             sampling = replace(sampling, max_tokens=limit)
-        asked = GenerateRequest(
-            request_id=f"{request.seed}/{rollout_id}",
-            prompt_ids=prompt_ids,
-            sampling=sampling,
-            stop_ids=chat.stop_ids,
-            seed_key=key_of(request.seed),
-            rollout_key=rollout_id.key,
-            keep=tools is not None,
-            window=window,
-        )
-        first = Conversation(self.engine, chat, self.agent.limits, request.task, rollout_id, asked)
-        stream = self.engine.generate(asked)
-        if tools is None:
-            return asyncio.create_task(_alone(first, stream))
-        return asyncio.create_task(self._attempts(tools, first, stream))
 
-    async def _attempts(self, tools: Tools, first: Conversation, stream: AsyncIterator[TokenChunk]) -> Trajectory:
-        """A rollout with tools; where they fail through no fault of the model, done again from the start, with other draws."""
-        now = first
-        while True:
-            failure: str | None = None
-            async with contextlib.AsyncExitStack() as stack:
-                session: Session | None = None
-                try:
-                    session = await stack.enter_async_context(tools.session(now.task, now.request.request_id))
-                    await now.run(stream, session)
-                    return replace(now.trajectory(session), box_state=await session.state())
-                except ToolUnavailableError as error:
-                    failure = str(error)
-            attempt = now.rollout_id.attempt + 1
-            if attempt >= self.agent.limits.max_attempts:
-                return now.trajectory(failure=failure)
-            rollout_id = replace(now.rollout_id, attempt=attempt)
-            name = first.request.request_id.removesuffix(str(first.rollout_id))
-            asked = replace(first.request, request_id=f"{name}{rollout_id}", rollout_key=rollout_id.key)
-            now = Conversation(self.engine, now.chat, now.limits, now.task, rollout_id, asked)
-            stream = self.engine.generate(asked)
+        def begin(rollout_id: RolloutId) -> Begun:
+            asked = GenerateRequest(
+                request_id=f"{request.seed}/{rollout_id}",
+                prompt_ids=prompt_ids,
+                sampling=sampling,
+                stop_ids=chat.stop_ids,
+                seed_key=key_of(request.seed),
+                rollout_key=rollout_id.key,
+                keep=tools is not None,
+                window=window,
+            )
+            conversation = Conversation(self.engine, chat, self.agent.limits, request.task, rollout_id, asked)
+            return conversation, self.engine.generate(asked)
+
+        first = begin(rollout_id)  # submitted here, where the engine is paused
+        return asyncio.create_task(_alone(*first) if tools is None else attempts(tools, first, begin))
+
+
+async def attempts(tools: Tools, now: Begun, begin: Callable[[RolloutId], Begun]) -> Trajectory:
+    """A rollout with tools; where they fail through no fault of the model, done again from the start, with other draws.
+
+    After the last attempt that is allowed it is a trajectory with a `failure`, which is neither right nor wrong.
+    """
+    while True:
+        conversation, stream = now
+        async with tools.session(conversation.task, conversation.request.request_id) as session:
+            try:
+                await conversation.run(stream, session)
+                return replace(conversation.trajectory(session), box_state=await session.state())
+            except ToolUnavailableError as error:
+                failure = str(error)
+        attempt = conversation.rollout_id.attempt + 1
+        if attempt >= conversation.limits.max_attempts:
+            return conversation.trajectory(failure=failure)
+        now = begin(replace(conversation.rollout_id, attempt=attempt))
 
 
 async def _alone(conversation: Conversation, stream: AsyncIterator[TokenChunk]) -> Trajectory:
@@ -168,13 +178,4 @@ async def _alone(conversation: Conversation, stream: AsyncIterator[TokenChunk]) 
 async def _without_room(rollout_id: RolloutId, task: Task, prompt_ids: Sequence[int]) -> Trajectory:
     """A prompt alone: nothing was sampled."""
     total = len(prompt_ids)
-    return Trajectory(
-        rollout_id=rollout_id,
-        task=task,
-        token_ids=np.array(prompt_ids, np.int32),
-        loss_mask=np.zeros(total, np.bool_),
-        sampler_logprobs=np.zeros(total, np.float32),
-        policy_version=np.full(total, -1, np.int32),
-        turns=(Turn(total, total, FinishReason.CONTEXT),),
-        completion="",
-    )
+    return Record(list(prompt_ids)).trajectory(rollout_id, task, [Turn(total, total, FinishReason.CONTEXT)], "")

@@ -92,7 +92,8 @@ class Turn:
     num_calls: int = 0  # tools that it called
     call_error: str | None = None  # the kind of mistake where what it wrote was no well-formed call
     num_tool_errors: int = 0  # calls that came to an error that the model was shown
-    tool_s: float = 0.0  # until the last of its calls was answered
+    num_tool_retries: int = 0  # of its calls, since something of ours had failed
+    tool_s: float = 0.0  # that its calls took, all together
 
 
 @dataclass(frozen=True)

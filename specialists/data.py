@@ -14,6 +14,7 @@ import numpy as np
 
 from rewards.errors import UserError
 from rewards.task import Demonstration, Effort, EffortLevel, Task, is_held_out
+from rl.formats.thinking import without_reasoning
 from rl.rng import key_of
 from specialists.config import DataConfig, SourceConfig
 from specialists.example import Example
@@ -109,10 +110,7 @@ def at_effort(example: Example, level: EffortLevel) -> Example:
     if not own:
         own = [d for d in example.demonstrations if d.task.effort == example.task.effort]
     if level is Effort.NONE:
-        own = [
-            replace(d, response=replace(d.response, reasoning=None), before=tuple(replace(m, reasoning=None) for m in d.before))
-            for d in own
-        ]
+        own = [d.saying(without_reasoning(d.messages)) for d in own]
     task = replace(example.task, effort=level)
     return Example(task, tuple(replace(d, task=task) for d in own))
 

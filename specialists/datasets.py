@@ -117,7 +117,7 @@ def _example(source: SourceConfig, row: Mapping[str, Any], task_id: str, domain:
         data=_data(columns, row),
         has_messages=columns.messages is not None,
     )
-    return Example(task, (Demonstration(task, shown[-1], before=tuple(shown[:-1])),) if shown else ())
+    return Example(task, (Demonstration(task, shown[-1], before=shown[:-1]),) if shown else ())
 
 
 def _data(columns: ColumnsConfig, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -310,14 +310,14 @@ class Specialist:
         asked = list(self.data.held_out[:num_asked]) if self.plan.can_score else []
         asked += [*(e.task for e in self.data.judging), *self.data.judging_held_out]
         limit = self.plan.engine.max_seq_len
-        if self.plan.agent.specs:  # what a chat template does to earlier turns is its own
-            model, mode = self.plan.model, ThinkingMode(self.plan.agent.thinking.mode)
-            efforts = list(dict.fromkeys(task.effort for task in asked if not is_judging(task)))
-            check_prefix(lambda other: build_format(tokenizer, model.chat, other), mode, efforts)
         for stage in self.plan.stages:
             if isinstance(stage, GrpoConfig):
                 count = stage.steps * stage.num_prompts * (1 + stage.dynamic_sampling_rounds)
                 asked += [task for _, task in self._tasks_of(stage).next(count)]
+        if self.plan.agent.specs:  # what a chat template does to earlier turns is its own
+            model, mode = self.plan.model, ThinkingMode(self.plan.agent.thinking.mode)
+            efforts = list(dict.fromkeys(task.effort for task in asked if not is_judging(task)))
+            check_prefix(lambda other: build_format(tokenizer, model.chat, other), mode, efforts)
         for task in {task.content_hash: task for task in asked}.values():
             length = len((plain if is_judging(task) else with_tools).prompt_ids(task.messages, task.effort))
             window = self.plan.efforts.window(task.effort)

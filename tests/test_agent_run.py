@@ -85,7 +85,9 @@ def test_tools_are_called_and_what_was_sampled_is_trained(run: Path) -> None:
         assert step["agent/calls_mean"] > 0.3
         assert step["agent/reasoning_kept_share"] == 1.0
         assert step["agent/failed_share"] == 0
-        assert "sampler_gap" not in step or step["sampler_gap_max"] < 1e-4  # in float32 over all turns and results between
+    gaps = [step["sampler_gap_max"] for step in steps if "sampler_gap_max" in step]  # of steps that trained
+    assert gaps, "the case needs one"
+    assert max(gaps) < 1e-4  # in float32, over all turns and the results between them
 
 
 def test_a_run_says_what_it_thought_called_and_got(run: Path) -> None:

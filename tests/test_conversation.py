@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
+from rewards.result import ScoreStatus
 from rewards.task import Effort, Message, Role, Task, ToolCall, ToolSpec
 from rl.agent_figures import agent_figures
 from rl.batch import Sample
 from rl.chat import ChatFormat
+from rl.collect import Crew
 from rl.config import RolloutConfig, SamplingConfig, ThinkingConfig
 from rl.conversation import Conversation, FidelityError
 from rl.engine.protocol import GenerateRequest, TokenChunk
 from rl.formats.phrases import phrases
+from rl.rollout import Begun, GroupRequest, attempts
 from rl.tokenizer import train_tokenizer
 from rl.tools.protocol import ToolOutcome, ToolUnavailableError
-from rl.trajectory import FinishReason, RolloutId, Trajectory
+from rl.trajectory import FinishReason, RolloutId, Trajectory, TrajectoryGroup
 
 SHELL = ToolSpec("shell", "Runs a command.", {"type": "object", "properties": {"command": {"type": "string"}}})
 TOKENIZER = train_tokenizer(["look at the price of plum and fig: 12 and 7, that is 19"] * 3, 512, phrases([SHELL]))
@@ -84,6 +88,9 @@ class Told:
         self.calls.append(call.arguments["command"])
         await asyncio.sleep(self.delay_s)
         return self.tool(call.arguments["command"])
+
+    async def state(self) -> None:
+        """It has no box."""
 
 
 def says(chat: ChatFormat, *turns: Message) -> list[list[int]]:
@@ -201,9 +208,6 @@ def test_a_result_without_room_ends_with_the_context() -> None:
 
 
 def test_what_is_not_the_models_fault_is_raised_and_never_shown() -> None:
-    def gone(_: str) -> ToolOutcome:
-        raise ToolUnavailableError("the box was lost")
-
     with pytest.raises(ToolUnavailableError):
         run(says(chat_format(), look("ls"), ANSWER), tool=gone)
 
@@ -237,3 +241,74 @@ def test_a_conversation_that_is_cancelled_between_its_turns_leaves_nothing_in_th
 
     asyncio.run(cancelled())
     assert not engine.held
+
+
+# ---- tools that fail through no fault of the model
+
+
+@dataclass
+class Lossy:
+    """Tools whose first `num_losses` sessions lose their box at the first call."""
+
+    num_losses: int
+    sessions: list[Told] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def session(self, task: Task, rollout_id: str) -> AsyncIterator[Told]:
+        lost = len(self.sessions) < self.num_losses
+        self.sessions.append(Told(gone if lost else lambda command: ToolOutcome(command, is_error=False, wall_s=0.0)))
+        yield self.sessions[-1]
+
+
+def gone(_: str) -> ToolOutcome:
+    raise ToolUnavailableError("the box was lost")
+
+
+def attempted(num_losses: int) -> tuple[Trajectory, Lossy, Scripted]:
+    chat, tools = chat_format(), Lossy(num_losses)
+    engine = Scripted(says(chat, *[look("ls")] * num_losses, look("ls"), ANSWER))
+
+    def begin(rollout_id: RolloutId) -> Begun:
+        request = GenerateRequest(
+            f"s/{rollout_id}", chat.prompt_ids(TASK.messages), SamplingConfig(), chat.stop_ids, 1, rollout_id.key, keep=True,
+            window=900,
+        )  # fmt: skip
+        talk = Conversation(engine, chat, RolloutConfig(max_attempts=3), TASK, rollout_id, request)  # type: ignore[arg-type]
+        return talk, engine.generate(request)
+
+    async def run_it() -> Trajectory:
+        return await attempts(tools, begin(RolloutId(0, TASK.content_hash, 0)), begin)  # type: ignore[arg-type]
+
+    return asyncio.run(run_it()), tools, engine
+
+
+def test_a_rollout_whose_box_was_lost_is_done_again_with_other_draws() -> None:
+    found, tools, engine = attempted(2)
+    assert found.failure is None
+    assert found.rollout_id.attempt == 2
+    assert found.rollout_id.key != RolloutId(0, TASK.content_hash, 0).key
+    assert [m.content for m in found.messages if m.role is Role.TOOL] == ["ls"]  # of what failed nothing is shown
+    assert len(tools.sessions) == 3
+    assert not engine.held
+    assert agent_figures([found])["redone_share"] == 1.0
+
+
+def test_one_that_cannot_be_brought_to_an_end_is_a_failure_and_no_zero() -> None:
+    found, tools, engine = attempted(3)
+    assert found.failure == "the box was lost"
+    assert len(tools.sessions) == 3
+    assert not engine.held
+    assert agent_figures([found])["failed_share"] == 1.0
+    crew = Crew([], [], "verify")
+    request = GroupRequest(TASK, 0, 1, SamplingConfig(), "s")
+    (scored,) = asyncio.run(crew._score(0, [(request, found)]))
+    assert scored.reward.status is ScoreStatus.FAILED
+    assert scored.reward.error == "the box was lost"
+    assert not TrajectoryGroup(TASK, (scored,)).valid
+
+
+def test_thinking_that_the_engine_was_not_seen_to_keep_does_not_count_as_kept() -> None:
+    whole, _, _ = run(says(chat_format(), look("ls"), look("cat", thought=""), ANSWER))
+    assert agent_figures([whole])["reasoning_kept_share"] == 0.5  # the second turn thought nothing
+    assert agent_figures([replace(whole, num_compared=whole.turns[0].start)])["reasoning_kept_share"] == 0.0
+    assert "reasoning_kept_share" not in agent_figures([replace(whole, num_compared=0)])

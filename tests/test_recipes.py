@@ -1,6 +1,7 @@
 """Recipes: what loads, how files and overrides combine, and what each kind of mistake is told."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -650,3 +651,28 @@ def test_the_plan_reads_a_local_model_by_its_header(folder: Path) -> None:
     ]
     assert [memory[0] - m for m in memory[1:] if m and memory[0]] == [3 * 4 * 60, 3 * 4 * 60 + 2 * 16]
     shutil.rmtree("m")
+
+
+def test_every_mistake_in_tools_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        "extends: agent\n"
+        "tools:\n"
+        "  - use: pyton\n"
+        "  - {use: nofile.py:f}\n"
+        "  - {use: shell, mcp: {command: [x]}}\n"
+        "  - {use: lookup}\n"
+        "model:\n"
+        "  chat: {wording: nowhere.yaml}\n"
+    )
+    with pytest.raises(RecipeError) as error:
+        check_files(load(tmp_path / "bad.yaml"))
+    found = str(error.value).splitlines()
+    wanted = [
+        ":3: .*did you mean 'python'", ":4: .*nofile.py:f.*no such file", ":5: .*exactly one of them",
+        ":6: .*options.path: got None", ":8: model.chat.wording: .*nowhere.yaml.*cannot be read",
+    ]  # fmt: skip
+    assert len(found) == len(wanted)
+    for line, pattern in zip(found, wanted, strict=True):
+        assert re.search(pattern, line), line
+    with pytest.raises(RecipeError, match="as tool 0; allowed: once"):
+        load("agent", ["tools=[{use: shell}, {use: shell}]"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from recipes.report.charts import Chart, Line
 from recipes.report.run import Row, finite
-from recipes.text import percent
+from recipes.report.texts import figure, share
 
 SHARES = {
     "reasoning_kept_share": "thinking kept",
@@ -45,8 +45,10 @@ def effort_table(evaluations: Sequence[tuple[str, Row]]) -> tuple[list[str], lis
     for name, levels in evaluations:
         for level, found in levels.items():
             if isinstance(found, Mapping):
-                numbers = [_number(found, key) for key in ("mean_tokens", "mean_reasoning_tokens", "accuracy_per_1k_tokens")]
-                rows.append([name, str(level), _share(found, "accuracy"), *numbers])
+                numbers = [
+                    figure(found, key, ".3g") for key in ("mean_tokens", "mean_reasoning_tokens", "accuracy_per_1k_tokens")
+                ]
+                rows.append([name, str(level), share(found, "accuracy"), *numbers])
     head = ["", "effort", "accuracy", "tokens", "thinking tokens", "accuracy per 1,000 tokens"]
     return (head, rows) if rows else None
 
@@ -69,14 +71,4 @@ def effort_chart(evaluations: Sequence[tuple[str, Row]]) -> Chart | None:
 
 
 def _cell(row: Row, key: str) -> str:
-    return _share(row, key) if key in SHARES else _number(row, key)
-
-
-def _share(row: Row, key: str) -> str:
-    value = finite(row, key)
-    return "–" if value is None else percent(value)
-
-
-def _number(row: Row, key: str) -> str:
-    value = finite(row, key)
-    return "–" if value is None else f"{value:.3g}"
+    return share(row, key) if key in SHARES else figure(row, key, ".3g")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recipes.report.run import Row, finite
-from recipes.text import percent
+from recipes.report.texts import figure, share
 
 SHARES = {
     "accuracy": "accuracy on labels",
@@ -39,7 +39,4 @@ def table(evaluations: Sequence[tuple[str, Row]]) -> tuple[list[str], list[list[
 
 
 def _cell(row: Row, key: str) -> str:
-    value = finite(row, key)
-    if value is None:
-        return "–"
-    return percent(value) if key in SHARES else f"{value:+.2f}"
+    return share(row, key) if key in SHARES else figure(row, key, "+.2f")

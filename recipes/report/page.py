@@ -207,9 +207,9 @@ def _accuracy_table(run: Run) -> str:
     head = ["", "accuracy", "95 % interval", "tasks", "tokens"]
     body = []
     for row in rows:
-        cells = [_accuracy(row), _span(row), f"{count(row, 'num_tasks')}", _figure_of(row, "mean_completion_tokens")]
-        cells += [_share(_mapping(row.get("pass_at_k")), k) for k in powers]
-        cells += [_share(_mapping(row.get("by_kind")), kind) for kind in kinds]
+        cells = [_accuracy(row), _span(row), f"{count(row, 'num_tasks')}", texts.figure(row, "mean_completion_tokens", ".1f")]
+        cells += [texts.share(_mapping(row.get("pass_at_k")), k) for k in powers]
+        cells += [texts.share(_mapping(row.get("by_kind")), kind) for kind in kinds]
         failed = count(row, "num_failed")
         name = _when(run, row) + (f" ({failed} could not be scored)" if failed else "")
         body.append([name, *cells])
@@ -226,22 +226,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _accuracy(row: Row) -> str:
-    return _share(row, "accuracy")
+    return texts.share(row, "accuracy")
 
 
 def _span(row: Row) -> str:
     low, high = charts.interval(row)
     return "unknown" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _share(row: Row, key: str) -> str:
-    value = finite(row, key)
-    return "–" if value is None else percent(value)
-
-
-def _figure_of(row: Row, key: str) -> str:
-    value = finite(row, key)
-    return "–" if value is None else f"{value:.1f}"
 
 
 def _mapping(value: object) -> Row:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from recipes.report.run import Row, Run, after, count, finite
-from recipes.text import safe, split_thinking
+from recipes.text import percent, safe, split_thinking
 
 Values: TypeAlias = dict[str, Any]
 
@@ -66,6 +66,18 @@ def cleaned(value: object) -> Any:
     if isinstance(value, Sequence):
         return [cleaned(one) for one in value]
     return value
+
+
+def share(row: Row, key: str) -> str:
+    """The number under `key` in percent, for a table's cell."""
+    value = finite(row, key)
+    return "–" if value is None else percent(value)
+
+
+def figure(row: Row, key: str, form: str) -> str:
+    """The number under `key` in a form such as ".1f", for a table's cell."""
+    value = finite(row, key)
+    return "–" if value is None else format(value, form)
 
 
 def _transcript(row: Row, chars: int) -> Values:

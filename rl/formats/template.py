@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 NOTHING = r"(?!)"  # a pattern that never matches
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The longest first, so that none is taken for a shorter one that it begins with."""
+    return sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
+
+
+def any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """Matches each of them; of none, nothing."""
+    return re.compile("|".join(map(re.escape, texts)) or NOTHING)
+
+
 class TemplateFormat(RenderedFormat):
     """Conversations as a tokenizer's chat template writes them.
 
@@ -35,8 +45,7 @@ class TemplateFormat(RenderedFormat):
     ) -> None:
         self.tokenizer = tokenizer
         self.wording = wording or load_wording()
-        specials = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
-        super().__init__("the model's chat template", re.compile("|".join(map(re.escape, specials)) or NOTHING), thinking)
+        super().__init__("the model's chat template", any_of(special_tokens(tokenizer)), thinking)
 
     def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec], effort: EffortLevel, *, header: bool) -> str:
         thinking = thinks(effort, self.thinking)

@@ -21,7 +21,7 @@ from rl.tools.output import NOTHING, cut
 from rl.tools.served import Function, Invoke, as_text, build, told
 from rl.tools.signature import Signature
 from rl.tools.source import ToolSource
-from rl.tools.tool import BoxUse, GoneError, Run, Tool, ToolError
+from rl.tools.tool import GoneError, Run, Tool, ToolError
 from sandbox.box import Box
 from sandbox.errors import SandboxError
 
@@ -145,9 +145,6 @@ class AsyncFunction(Tool):
         self._function: Function | None = (
             None  # built for the first trajectory: whoever only asks for specs runs no user's code
         )
-
-    def box_use(self, arguments: Mapping[str, Any]) -> BoxUse:
-        return BoxUse.CHANGES if self.uses_box else BoxUse.NONE
 
     def begin(self, task: Task) -> Run:
         function = self._function = self._function or build(self._source)

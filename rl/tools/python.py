@@ -19,7 +19,7 @@ from rl.tools import interpreter
 from rl.tools.config import ToolConfig
 from rl.tools.interpreter import READY
 from rl.tools.output import NOTHING, cut_output, how_it_ended
-from rl.tools.tool import BoxUse, GoneError, Run, Tool, ToolError
+from rl.tools.tool import GoneError, Run, Tool, ToolError
 from sandbox.box import Box
 from sandbox.process import Terminal
 from sandbox.result import Output, Result, Verdict
@@ -45,9 +45,6 @@ class Python(Tool):
 
     def __init__(self, config: ToolConfig) -> None:
         super().__init__(SPEC, config)
-
-    def box_use(self, arguments: Mapping[str, Any]) -> BoxUse:
-        return BoxUse.CHANGES
 
     def begin(self, task: Task) -> Run:
         return _PythonRun(self)

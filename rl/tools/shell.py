@@ -9,7 +9,7 @@ from rewards.box_state import WORK
 from rewards.task import Task, ToolSpec
 from rl.tools.config import ToolConfig
 from rl.tools.output import NOTHING, cut_output, how_it_ended
-from rl.tools.tool import BoxUse, Run, Tool, ToolError
+from rl.tools.tool import Run, Tool, ToolError
 from sandbox.box import Box
 from sandbox.result import Verdict
 
@@ -35,9 +35,6 @@ class Shell(Tool):
 
     def __init__(self, config: ToolConfig) -> None:
         super().__init__(SPEC, config)
-
-    def box_use(self, arguments: Mapping[str, Any]) -> BoxUse:
-        return BoxUse.CHANGES
 
     def begin(self, task: Task) -> Run:
         return _ShellRun(self)

@@ -42,13 +42,13 @@ class Run(Protocol):
 class Tool(ABC):
     """One tool of a worker, for all of its trajectories."""
 
-    uses_box = False
+    uses_box = False  # whether any of its calls does
 
     def __init__(self, spec: ToolSpec, config: ToolConfig) -> None:
         self.spec, self.timeout_s, self.max_chars = spec, config.timeout_s, config.max_chars
 
     def box_use(self, arguments: Mapping[str, Any]) -> BoxUse:
-        return BoxUse.NONE
+        return BoxUse.CHANGES if self.uses_box else BoxUse.NONE
 
     @abstractmethod
     def begin(self, task: Task) -> Run:

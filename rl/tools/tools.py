@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewards.boxes import Boxes
+from rewards.boxes import Boxes, why_none_of
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.task import Task, ToolSpec
@@ -26,11 +26,8 @@ from rl.tools.session import Session
 from rl.tools.shell import Shell
 from rl.tools.source import ToolSource
 from rl.tools.tool import Tool
-from sandbox.errors import SandboxError
 from sandbox.pool import HOME
-from sandbox.proof import ANSWER, PAYLOAD
 
-PROOF_S = 60.0  # for the smallest program in the first box, on a machine that is overloaded
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
 
 
@@ -57,7 +54,11 @@ class Tools:
             if users := [tool.spec.name for tool in tools if tool.uses_box]:
                 self._boxes = Boxes(self._sandbox, home=self._home, use="tools")
                 self._opened.push_async_callback(self._boxes.close)
-                await _prove(self._boxes, users[0])
+                if (why := await why_none_of(self._boxes)) is not None:
+                    raise UserError(
+                        f"sandbox: got layer {self._sandbox.layer}, and no box of it can be had here, which the tool "
+                        f"{users[0]!r} needs: {why}; `polymath doctor` says which layers this machine has"
+                    )
         except BaseException:
             await self._opened.aclose()
             raise
@@ -130,20 +131,3 @@ def _check_name(name: str, source: ToolSource, others: Sequence[Tool]) -> None:
         raise UserError(f"tool {name!r:.200} of {source.name!r}: a name has letters, digits and any of _ - . / alone")
     if any(name == other.spec.name for other in others):
         raise UserError(f"tool {name!r} of {source.name!r}: another tool has that name; leave one of them out, or rename it")
-
-
-async def _prove(boxes: Boxes, user: str) -> None:
-    """Has a program run in a box, as `rewards.boxes.why_not` does for rewards."""
-    try:
-        async with boxes.box() as box:
-            done = await box.exec(PAYLOAD, wall_s=PROOF_S)
-    except (SandboxError, ValueError) as error:
-        why = str(error)
-    else:
-        if done.stdout.text == ANSWER:
-            return
-        why = f"a program that prints {ANSWER.strip()} came to {done.verdict} there"
-    raise UserError(
-        f"sandbox: got layer {boxes.config.layer}, and no box of it can be had here, which the tool {user!r} needs: {why}; "
-        "`polymath doctor` says which layers this machine has"
-    )
