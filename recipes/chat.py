@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -39,9 +40,10 @@ MAX_CONTEXT = 32_768  # tokens, which bound the memory of the cache
 VLLM_CONTEXT = 4096  # whose cache is taken whole at the start
 MAX_TURNS = 32  # of one answer
 HELP = (
-    "/reset forgets the conversation, /effort none|high|max|1-100 says how long to think, /quit or Ctrl-D leaves, "
-    "Ctrl-C stops an answer"
+    "/reset forgets the conversation, /effort none|high|max|1-100 says how long to think, /task [NUMBER] asks one of the run's "
+    "held-out tasks, with its files in the box, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 )
+NO_TASK = Task("chat", "chat", ())  # of a conversation of the user's own: its box is empty
 
 
 def chat(
@@ -53,8 +55,9 @@ def chat(
     engine: EngineName,
     agent: AgentSpec | None = None,
     chat_config: ChatConfig | None = None,
+    held_out: Callable[[], Sequence[Task]] = tuple,
 ) -> int:
-    """Reads questions until the end of input; returns the exit code. `agent`: with which tools.
+    """Reads questions until the end of input; returns the exit code. `agent`: with which tools. `held_out`: tasks of the run.
 
     Raises:
         UserError: no model there, or one that cannot be loaded or served; a tool that there is not; input that is not text.
@@ -70,6 +73,7 @@ def chat(
             tools = runner.run(_open(agent)) if agent is not None and agent.tools else None
             if agent is not None:
                 served = replace(served, chat=served.chat.with_tools(tools.specs if tools else (), agent.thinking))
+            served.chat.check_keeps([effort])
             conversation = Conversation(served, sampling, effort, context, seed, tools=tools)
             drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
             with_tools = f", tools {', '.join(spec.name for spec in tools.specs)}" if tools is not None else ""
@@ -77,7 +81,7 @@ def chat(
             say(console, f"{folder}: up to {max_tokens} tokens a turn, context {context}, effort {level}, {drawn}{with_tools}")
             say(console, HELP)
             try:
-                _converse(console, conversation, runner, interactive=interactive)
+                _converse(console, conversation, runner, HeldOut(held_out), interactive=interactive)
             finally:
                 runner.run(conversation.close())
         finally:
@@ -116,6 +120,7 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     num_asked: int = 0
     tools: Tools | None = None
+    _task: Task = NO_TASK
     _session: Session | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
@@ -157,7 +162,11 @@ class Conversation:
 
     async def reset(self) -> None:
         """Forgets the messages, and ends the box."""
-        self.messages = []
+        await self.begin(NO_TASK)
+
+    async def begin(self, task: Task) -> None:
+        """Forgets what was; what stands before the task's question is said, and the next box has its files."""
+        self.messages, self._task = list(task.messages[:-1]), task
         await self._leave_box()
 
     async def close(self) -> None:
@@ -214,8 +223,7 @@ class Conversation:
             return [Message(Role.TOOL, read.error.text)]
         assert self.tools is not None, "the conversation has tools"
         if self._session is None:
-            task = Task("chat", "chat", ())
-            self._session = await self._stack.enter_async_context(self.tools.session(task, f"chat-{self.seed}"))
+            self._session = await self._stack.enter_async_context(self.tools.session(self._task, f"chat-{self.seed}"))
         for call in read.message.tool_calls:
             printer.call(call)
         session = self._session
@@ -227,30 +235,75 @@ class Conversation:
         return found
 
 
-def _converse(console: Console, conversation: Conversation, runner: asyncio.Runner, *, interactive: bool) -> None:
+class HeldOut:
+    """The run's held-out tasks, one after another or by their number; made when the first one is asked for."""
+
+    def __init__(self, load: Callable[[], Sequence[Task]]) -> None:
+        self._load, self._last = load, 0
+
+    @cached_property
+    def _tasks(self) -> Sequence[Task]:
+        return self._load()
+
+    def take(self, number: str) -> tuple[int, Task]:
+        """The task of this number, from 1; without one, that after the last.
+
+        Raises:
+            UserError: there is none, or that is no number.
+        """
+        if not self._tasks:
+            raise UserError("/task: there are no held-out tasks; start `polymath chat` with a run's folder")
+        if number and not (number.isdecimal() and 1 <= int(number) <= len(self._tasks)):
+            raise UserError(f"/task: got {number!r}; allowed: a number from 1 to {len(self._tasks)}")
+        self._last = int(number) if number else self._last % len(self._tasks) + 1
+        return self._last, self._tasks[self._last - 1]
+
+
+def _converse(
+    console: Console, conversation: Conversation, runner: asyncio.Runner, held_out: HeldOut, *, interactive: bool
+) -> None:
     for line in _typed(console) if interactive else _piped(console):
         question = line.strip()
+        word, rest = question.partition(" ")[0], question.partition(" ")[2].strip()
+        finish = None
         if question == "/quit":
             return
         if question == "/reset":
             runner.run(conversation.reset())
             say(console, "a new conversation")
-        elif question.partition(" ")[0] == "/effort":
-            say(console, _set_effort(conversation, question.partition(" ")[2].strip()))
+        elif word == "/effort":
+            say(console, _set_effort(conversation, rest))
+        elif word == "/task":
+            finish = _ask_held_out(console, conversation, runner, held_out, rest)
         elif question == "/help" or (question.startswith("/") and question[1:].isalpha()):
             say(console, HELP if question == "/help" else f"{question}: unknown command; {HELP}")
         elif question:
             finish = _answer(console, conversation, runner, question)
-            if finish is FinishReason.ABORTED and not interactive:
-                raise KeyboardInterrupt  # nobody is there to ask something else
+        if finish is FinishReason.ABORTED and not interactive:
+            raise KeyboardInterrupt  # nobody is there to ask something else
+
+
+def _ask_held_out(
+    console: Console, conversation: Conversation, runner: asyncio.Runner, held_out: HeldOut, number: str
+) -> FinishReason | None:
+    try:
+        at, task = held_out.take(number)
+    except UserError as error:
+        say(console, f"error: {error}")
+        return None
+    runner.run(conversation.begin(task))
+    say(console, f"task {at}, a new conversation: {task.prompt}")
+    return _answer(console, conversation, runner, task.prompt)
 
 
 def _set_effort(conversation: Conversation, value: str) -> str:
     try:
-        conversation.effort = parse_effort(value)
+        effort = parse_effort(value)
+        conversation.served.chat.check_keeps([effort])
     except UserError as error:
         return f"error: {error}"
-    return f"effort {effort_name(conversation.effort)}"
+    conversation.effort = effort
+    return f"effort {effort_name(effort)}"
 
 
 def _answer(console: Console, conversation: Conversation, runner: asyncio.Runner, question: str) -> FinishReason | None:

@@ -251,6 +251,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     with uncollected():
         from recipes.chat import chat, parse_effort
         from recipes.launch import agent_of
+        from recipes.reward_samples import data_of
 
     agent = None if loaded is None else agent_of(loaded)
     if agent is not None and arguments.no_tools:
@@ -263,6 +264,7 @@ def _chat(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         agent=agent,
         chat_config=None if loaded is None else loaded.recipe.model.chat,
+        held_out=lambda: () if loaded is None else data_of(loaded).held_out,
     )
 
 

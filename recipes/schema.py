@@ -181,7 +181,7 @@ def _stage_problems(recipe: Recipe) -> Problems:
                     ("rewards",),
                     f"got []; allowed: at least one, for the grpo stage {stage.name} to learn from, or a judge",
                 )
-            yield from _loss_problems(key, stage)
+            yield from _loss_problems(key, stage, has_tools=bool(recipe.tools))
     yield from _length_problems(("evaluation", "sampling"), recipe.evaluation.sampling, limit)
 
 
@@ -310,7 +310,7 @@ def _judge_problems(recipe: Recipe) -> Problems:
             )
 
 
-def _loss_problems(key: Key, stage: GrpoConfig) -> Problems:
+def _loss_problems(key: Key, stage: GrpoConfig, *, has_tools: bool) -> Problems:
     cap, overlong = stage.loss.importance_cap, stage.overlong
     if cap is not None and stage.loss.ratio_to != "trainer":
         yield (
@@ -318,7 +318,12 @@ def _loss_problems(key: Key, stage: GrpoConfig) -> Problems:
             f"got {cap:g} with ratio_to: {stage.loss.ratio_to}, whose ratio corrects for the sampler already;"
             " allowed: null, or ratio_to: trainer beside it",
         )
-    if overlong is not None and overlong.buffer_tokens > (limit := overlong.max_tokens or stage.sampling.max_tokens):
+    if overlong is not None and overlong.max_tokens is None and has_tools:
+        yield (
+            (*key, "overlong", "max_tokens"),
+            "got null with tools, where sampling.max_tokens bounds one turn alone; allowed: the tokens of all turns together",
+        )
+    elif overlong is not None and overlong.buffer_tokens > (limit := overlong.max_tokens or stage.sampling.max_tokens):
         yield (
             (*key, "overlong", "buffer_tokens"),
             f"got {overlong.buffer_tokens}; allowed: at most overlong.max_tokens, {limit}, before which the penalty begins",

@@ -16,7 +16,7 @@ from rewards.errors import UserError
 from rewards.task import Task
 from sandbox.box import Box
 from sandbox.errors import BoxUnavailableError, UnsupportedError
-from sandbox.result import Verdict
+from sandbox.result import Result, Verdict
 
 WORK = "/tmp/work"  # where an agent's commands begin, and relative paths lead from
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm")  # on every layer, where they are there
@@ -147,8 +147,13 @@ async def put(box: Box, state: BoxState, paths: Sequence[str] | None = None) -> 
 
 
 async def read(box: Box, paths: Sequence[str]) -> dict[str, File] | None:
-    """What is at these paths, and in these folders, by path; None where it is more than may be taken."""
+    """What is at these paths, and in these folders, by path; None where it is more than may be taken.
+
+    Raises:
+        SandboxError: the box was lost, or its machine is so slow that this is not known.
+    """
     called = await box.python(_read, list(paths), MAX_BYTES, wall_s=READ_S)
+    _expect_in_time(called.result, "read")
     if not called.result.ok or not isinstance(called.value, dict):
         return None
     return {
@@ -192,7 +197,14 @@ async def _write(box: Box, files: Mapping[str, File], gone: Sequence[str]) -> bo
     """In one call, which also makes WORK."""
     entries = {path: [base64.b64encode(file.data or b"").decode(), file.is_program] for path, file in files.items()}
     called = await box.python(_write_files, WORK, entries, list(gone), wall_s=READ_S)
+    _expect_in_time(called.result, "written")
     return called.result.ok
+
+
+def _expect_in_time(result: Result, done: str) -> None:
+    """Nothing of the agent's runs by then, and sizes are bounded: what takes so long is the machine's fault."""
+    if result.verdict is Verdict.WALL_TIMEOUT:
+        raise BoxUnavailableError(f"the box's files could not be {done} within {READ_S:g} s")
 
 
 # What runs in the box, each alone.

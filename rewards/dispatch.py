@@ -13,7 +13,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,21 +241,25 @@ def _family(pid: int) -> list[int]:
     """A process and what it has started."""
     found, pids = [pid], deque([pid])
     while pids:
-        for tasks in Path(f"/proc/{pids.popleft()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                below = [int(word) for word in tasks.read_text().split()]
-                found += below
-                pids += below
+        for words in _of_threads(pids.popleft(), "children"):
+            below = [int(word) for word in words.split()]
+            found += below
+            pids += below
     return found
 
 
 def _computes(pid: int) -> bool:
     """Whether a thread of the process runs, or would if it had a core."""
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with contextlib.suppress(OSError):
-            if thread.read_text().rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
+    return any(words.rpartition(")")[2].split()[0] == "R" for words in _of_threads(pid, "stat"))
+
+
+def _of_threads(pid: int, name: str) -> Iterator[str]:
+    """What the kernel says in this file of each thread; of a process that has ended, nothing."""
+    folder = f"/proc/{pid}/task"
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(folder):
+            with contextlib.suppress(OSError), open(f"{folder}/{thread}/{name}") as file:
+                yield file.read()
 
 
 def _slow(pid: int) -> None:

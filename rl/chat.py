@@ -21,6 +21,7 @@ from rewards.task import Demonstration, Effort, EffortLevel, Message, Role, Tool
 from rewards.transcript import END_THINK, THINK
 from rl.config import ChatConfig, ThinkingConfig
 from rl.formats.build import build_format
+from rl.formats.check import check_prefix
 from rl.formats.protocol import Format, ReadTurn, ThinkingMode
 from rl.formats.template import NOTHING, any_of, special_tokens
 from rl.formats.thinking import without_reasoning
@@ -70,6 +71,16 @@ class ChatFormat:
     def with_tools(self, tools: Sequence[ToolSpec], thinking: ThinkingConfig) -> ChatFormat:
         """The same format for conversations with tools."""
         return type(self)(self.tokenizer, stop_ids=sorted(self.stop_ids), config=self._config, tools=tools, thinking=thinking)
+
+    def check_keeps(self, efforts: Sequence[EffortLevel]) -> None:
+        """Proves that conversations with its tools only grow, at each of these efforts; without tools nothing is asked of it.
+
+        Raises:
+            UserError: the model's chat template rewrites or drops what was sampled; with the settings that would work.
+        """
+        if self.tools:
+            mode = ThinkingMode(self.thinking.mode)
+            check_prefix(lambda other: build_format(self.tokenizer, self._config, other), mode, efforts)
 
     def prompt_ids(self, messages: Sequence[Message], effort: EffortLevel = Effort.HIGH) -> list[int]:
         """The ids that the model continues with its answer."""

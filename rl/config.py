@@ -181,7 +181,7 @@ class OverlongConfig:
     """
 
     __pydantic_config__ = FORBID_EXTRA
-    max_tokens: PositiveInt | None = None  # null: the stage's sampling.max_tokens
+    max_tokens: PositiveInt | None = None  # null: the stage's sampling.max_tokens; with tools it must be stated
     buffer_tokens: PositiveInt
     penalty: PositiveFloat = 1.0
 

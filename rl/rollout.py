@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from rewards.config import SandboxConfig
-from rewards.task import Task, ToolSpec
+from rewards.task import EffortLevel, Task, ToolSpec
 from rl.config import EngineConfig, ModelConfig, RolloutConfig, SamplingConfig, ThinkingConfig
 from rl.conversation import Conversation, Record
 from rl.engine.build import serve
@@ -88,6 +88,7 @@ class RolloutWorker:
         self.chat = served.chat.with_tools((), self.agent.thinking)
         self.chat_with_tools = served.chat.with_tools(self.agent.specs, self.agent.thinking)
         self._tools: Tools | None = None
+        self._proved: set[EffortLevel] = set()  # efforts at which the chat format is known to keep what was sampled
 
     async def pull(self, weights: Weights) -> None:
         await self.engine.load_weights(weights)
@@ -124,7 +125,11 @@ class RolloutWorker:
         rollout_id = RolloutId(request.epoch, request.task.content_hash, index)
         tools = self._tools if request.has_tools else None
         chat = self.chat if tools is None else self.chat_with_tools
-        prompt_ids = chat.prompt_ids(request.task.messages, request.task.effort)
+        effort = request.task.effort
+        if tools is not None and effort not in self._proved:
+            chat.check_keeps([effort])
+            self._proved.add(effort)
+        prompt_ids = chat.prompt_ids(request.task.messages, effort)
         window = min(request.window or self._max_seq_len, self._max_seq_len)
         if request.may_not_fit and len(prompt_ids) >= window:
             return asyncio.create_task(_without_room(rollout_id, request.task, prompt_ids))

@@ -24,10 +24,7 @@ from rl.collect import Crew, Evaluation, accuracy, evaluate
 from rl.config import CheckpointConfig, EngineConfig, EvalConfig, GrpoConfig, ModelConfig, OptimizerConfig, RuntimeConfig
 from rl.effort import Efforts
 from rl.engine.capabilities import DECLARED
-from rl.formats.build import build_format
-from rl.formats.check import check_prefix
 from rl.formats.phrases import phrases
-from rl.formats.protocol import ThinkingMode
 from rl.formats.wording import load_wording
 from rl.judging import is_judging
 from rl.policy import init_policy
@@ -314,10 +311,7 @@ class Specialist:
             if isinstance(stage, GrpoConfig):
                 count = stage.steps * stage.num_prompts * (1 + stage.dynamic_sampling_rounds)
                 asked += [task for _, task in self._tasks_of(stage).next(count)]
-        if self.plan.agent.specs:  # what a chat template does to earlier turns is its own
-            model, mode = self.plan.model, ThinkingMode(self.plan.agent.thinking.mode)
-            efforts = list(dict.fromkeys(task.effort for task in asked if not is_judging(task)))
-            check_prefix(lambda other: build_format(tokenizer, model.chat, other), mode, efforts)
+        with_tools.check_keeps(list(dict.fromkeys(task.effort for task in asked if not is_judging(task))))
         for task in {task.content_hash: task for task in asked}.values():
             length = len((plain if is_judging(task) else with_tools).prompt_ids(task.messages, task.effort))
             window = self.plan.efforts.window(task.effort)

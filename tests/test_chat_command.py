@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +19,7 @@ from recipes.chat import Conversation, chat
 from recipes.printer import Printer
 from recipes.text import safe
 from rewards.errors import UserError
-from rewards.task import Effort, Message, Role, ToolCall
+from rewards.task import Effort, Message, Role, Task, ToolCall
 from rl.chat import ChatFormat
 from rl.config import EngineName, InitConfig, ModelConfig, SamplingConfig, ThinkingConfig
 from rl.engine.build import Served
@@ -82,8 +82,9 @@ def talk(
     max_tokens: int = 8,
     effort: Effort = Effort.HIGH,
     engine: EngineName = "torch",
+    held_out: Callable[[], Sequence[Task]] = tuple,
 ) -> int:
-    return chat(str(model), temperature=temperature, max_tokens=max_tokens, effort=effort, engine=engine)
+    return chat(str(model), temperature=temperature, max_tokens=max_tokens, effort=effort, engine=engine, held_out=held_out)
 
 
 def test_a_piped_conversation(model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +260,28 @@ def test_the_context_is_the_models_own(model: Path, tmp_path: Path) -> None:
     assert module._serve(str(tmp_path / "long"), "torch")[1] == module.MAX_CONTEXT
 
 
+def test_held_out_tasks_are_asked_by_number_and_in_turn(
+    model: Path, pipe: Say, asked: list[list[Message]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = Message(Role.SYSTEM, "Be brief.")
+    tasks = [Task(f"{i}", "math", (rules, Message(Role.USER, f"What is {i}+1?"))) for i in range(3)]
+    pipe("first\n/task 3\nand then?\n/task\n/task 4\n/task x\n/reset\nmine\n")
+    assert talk(model, held_out=lambda: tasks) == 0
+    said = [[m.content for m in messages if m.role is not Role.ASSISTANT] for messages in asked]
+    assert said == [["first"], ["Be brief.", "What is 2+1?"], ["Be brief.", "What is 2+1?", "and then?"],
+                    ["Be brief.", "What is 0+1?"], ["mine"]]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "task 3, a new conversation: What is 2+1?" in out
+    assert "error: /task: got '4'; allowed: a number from 1 to 3" in out
+    assert "error: /task: got 'x'; allowed" in out
+
+
+def test_a_model_alone_has_no_held_out_tasks(model: Path, pipe: Say, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe("/task\n")
+    assert talk(model) == 0
+    assert "error: /task: there are no held-out tasks; start `polymath chat` with a run's folder" in capsys.readouterr().out
+
+
 # ---- tools
 
 
@@ -274,29 +297,37 @@ def test_tools_are_called_between_turns_and_shown() -> None:
         keep = Message(Role.ASSISTANT, "", "keep", (ToolCall("shell", {"command": "echo 19 > kept"}),))
         show = Message(Role.ASSISTANT, "", "look", (ToolCall("shell", {"command": "cat kept; nothing"}),))
         said = [add, keep, Message(Role.ASSISTANT, "19", "done"), show, Message(Role.ASSISTANT, "still there", "so")]
+        of_task = Message(Role.ASSISTANT, "", "list", (ToolCall("shell", {"command": "cat note; ls"}),))
+        said += [of_task, Message(Role.ASSISTANT, "it is there", "so")]
         engine = Scripted(says(format_, *said))
         talk = Conversation(
-            Served(engine, format_),
+            Served(engine, format_),  # type: ignore[arg-type]
             SamplingConfig(max_tokens=200),
             Effort.HIGH,
             4000,
             1,
-            tools=tools,  # type: ignore[arg-type]
+            tools=tools,
         )
         for question in ("12+7?", "is it there?"):
             assert await talk.ask(question, Printer(console)) is FinishReason.STOP
         assert not engine.held
         messages = talk.messages
+        task = Task("1", "agent", (Message(Role.USER, "Read the note."),), data={"files": {"note": "held out\n"}})
+        await talk.begin(task)
+        await talk.ask(task.prompt, Printer(console))
+        messages += talk.messages
         await talk.reset()
         await talk.close()
         return messages
 
     messages = asyncio.run(talked())
     assert [m.content for m in messages if m.role is Role.TOOL][:2] == ["19", "(no output)"]
-    assert "19\n" in messages[-2].content  # the box is the same as before
+    results = [m.content for m in messages if m.role is Role.TOOL]
+    assert "19\n" in results[2]  # the box is the same as before
+    assert "held out\nnote\n" in results[3]  # another one, with the task's files
     assert isinstance(console.file, io.StringIO)
     out = console.file.getvalue()
     assert "thinking: add\nanswer: Let me see.\ncall: calculator: 12+7\nresult: 19\n" in out
     assert "call: shell: cat kept; nothing\nerror: 19" in out
     assert "DSML" not in out
-    assert out.endswith("answer: still there")
+    assert "answer: still there" in out

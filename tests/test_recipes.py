@@ -310,6 +310,10 @@ BAD_PARTS = {
         "stages.0.loss.importance_cap: got 2 with ratio_to: sampler",
         "allowed: null, or ratio_to: trainer beside it",
     ),
+    "overlong with tools": (
+        "stages: [{kind: grpo, overlong: {buffer_tokens: 30}}]\nrewards: [{use: a:b}]\ntools: [{use: calculator}]",
+        "stages.0.overlong.max_tokens: got null with tools, where sampling.max_tokens bounds one turn alone",
+    ),
     "overlong": (
         "stages: [{kind: grpo, overlong: {buffer_tokens: 300}}]\nrewards: [{use: a:b}]",
         "stages.0.overlong.buffer_tokens: got 300; allowed: at most overlong.max_tokens, 256",

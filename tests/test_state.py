@@ -23,6 +23,7 @@ from rewards.task import Task
 from rewards.transcript import Transcript
 from sandbox.blocking import BlockingPool
 from sandbox.box import Box
+from sandbox.errors import BoxUnavailableError
 from sandbox.pool import Pool
 from sandbox.spec import Limits
 from tests import boxes
@@ -93,6 +94,20 @@ def test_an_honest_agent_scores(scene: Scene) -> None:
     gone = {"file": "/tmp/work/draft", "absent": True}
     of_image = [{"file": "/usr/bin/env", "contains": "ELF"}, {"file": "/usr/bin/nothing", "absent": True}]
     assert scene.score("echo 42 > answer", ANSWER, by_digest, gone, *of_image, COUNT, CHECKED, ALL) == 1.0
+
+
+def test_a_machine_that_is_too_slow_is_no_wrong_state(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the state then too large: nobody knows it, and the score fails."""
+
+    async def run() -> None:
+        async with scene.box() as box:
+            await prepare(box, Task("1", "agent", ()))
+            await box.exec("seq 30000 | xargs touch", cwd="/tmp/work")
+            monkeypatch.setattr("rewards.box_state.READ_S", 0.01)
+            with pytest.raises(BoxUnavailableError, match="could not be read within"):
+                await take(box)
+
+    scene.pool.wait(run())
 
 
 def test_a_wrong_state_does_not(scene: Scene) -> None:
@@ -199,9 +214,9 @@ def test_a_state_is_put_into_another_box(scene: Scene) -> None:
         async with scene.box() as box:
             await box.exec("mkdir /tmp/folder; echo 1 > /tmp/old; echo 2 > /tmp/folder/file")
             assert await put(box, state)
-            return (await box.exec("ls -b /tmp /tmp/work; '/tmp/a b/run'")).stdout.text
+            return (await box.exec("find '/tmp/a b' /tmp/work /tmp/old /tmp/folder | sort; '/tmp/a b/run'")).stdout.text
 
-    assert scene.pool.wait(found()) == "/tmp:\na\\ b\nwork\n\n/tmp/work:\n\\377\nran\n"
+    assert scene.pool.wait(found()) == "/tmp/a b\n/tmp/a b/run\n/tmp/work\n/tmp/work/\ufffd\nran\n"
 
 
 def test_without_a_box_the_beginning_is_judged(scene: Scene) -> None:

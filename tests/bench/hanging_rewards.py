@@ -31,8 +31,10 @@ from tests.bench.pages import table, write
 
 KINDS = ("none", "sleep", "spin", "regex")
 TIMEOUT_S = 1.0
+OURS = "polymath"
 EVERY = 100  # one call in so many hangs
-REPEATS = 3
+CALM = 1000  # at the end, where none does
+REPEATS = 5
 LIMIT_S = 60.0  # of one measurement; what has not ended by then is killed
 CORES = len(os.sched_getaffinity(0))
 STEP = 256  # completions of a training step, for what one hang costs it
@@ -41,7 +43,8 @@ Found = float | None  # a completion's score; None: it failed
 
 
 def completions(kind: str, count: int) -> list[str]:
-    return [kind if kind != "none" and i % EVERY == EVERY // 2 else "fine" for i in range(count)]
+    """Hangs all along but for the end, where they would measure how long the last one lasts: `step_s` says that."""
+    return [kind if kind != "none" and i % EVERY == EVERY // 2 and i < count - CALM else "fine" for i in range(count)]
 
 
 # ---- the ways to score: each yields what comes of the completions, in any order
@@ -170,25 +173,31 @@ def rate(found: dict[str, float]) -> float:
 
 
 def row(way: str, count: int, repeats: int) -> list[str]:
-    """Rates of each kind, as shares of the rate without hangs beside them, in turns so that both see the same machine."""
-    rates: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-    for _ in range(repeats):
-        for kind in KINDS:
-            rates[kind].append(measure(way, kind, count))
-            print(way, kind, rates[kind][-1], file=sys.stderr, flush=True)
-    base = [rate(found) for found in rates["none"]]
-    cells = [f"{statistics.median(base):.0f}"]
+    """Rates of each kind as shares of the rate without hangs: of the mean of that just before and just after."""
+    base = [_told(way, "none", count)]
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS[1:]}
+    shares: dict[str, list[float]] = {kind: [] for kind in KINDS[1:]}
+    for kind in KINDS[1:] * repeats:
+        found[kind].append(_told(way, kind, count))
+        base.append(_told(way, "none", count) if way == OURS else base[0])
+        shares[kind].append(rate(found[kind][-1]) / statistics.mean(map(rate, base[-2:])))
+    cells = [f"{statistics.median(map(rate, base)):.0f}"]
     for kind in KINDS[1:]:
-        share = statistics.median(rate(found) / one for found, one in zip(rates[kind], base, strict=True))
-        worst = max(rates[kind], key=lambda found: found["failed"])
-        seen = worst["scored"] + worst["failed"]
-        right = -(-seen // EVERY) if worst["done"] else seen / EVERY
-        wrong = max(0, round(worst["failed"] - right))
-        left = count - max(found["scored"] + found["failed"] for found in rates[kind])
+        worst = max(found[kind], key=lambda one: one["failed"])
+        hang = sum(text != "fine" for text in completions(kind, count)[: round(worst["scored"] + worst["failed"])])
+        wrong = max(0, round(worst["failed"] - hang))
+        left = count - max(one["scored"] + one["failed"] for one in found[kind])
         notes = [f"{wrong} that do not hang failed"] if wrong > 1 else []
         notes += [f"{left:.0f} never came"] if left > 0 else []
-        cells.append(f"{share:.2f}" + (f" ({', '.join(notes)})" if notes else ""))
+        notes += [f"{min(shares[kind]):.2f} to {max(shares[kind]):.2f}"] if repeats > 1 else []
+        cells.append(f"{statistics.median(shares[kind]):.2f}" + (f" ({', '.join(notes)})" if notes else ""))
     return [WAYS[way][0], *cells]
+
+
+def _told(way: str, kind: str, count: int) -> dict[str, float]:
+    found = measure(way, kind, count)
+    print(way, kind, found, file=sys.stderr, flush=True)
+    return found
 
 
 def step_s(kind: str) -> float:
@@ -216,7 +225,7 @@ def main() -> None:
     if arguments.child:
         way, kind, count = arguments.child
         child(way, kind, int(count))
-    rows = [row(way, arguments.count, REPEATS if way == "polymath" else 1) for way in arguments.ways.split(",")]
+    rows = [row(way, arguments.count, REPEATS if way == OURS else 1) for way in arguments.ways.split(",")]
     steps = {kind: statistics.median(step_s(kind) for _ in range(REPEATS)) for kind in ("fine", *KINDS[1:])}
     header = [
         "way",
@@ -228,7 +237,8 @@ def main() -> None:
         f"# Rewards that hang\n\nWritten by `python -m tests.bench.hanging_rewards --write`. {CORES} cores; {arguments.count} "
         f"completions a cell in one call, a reward of about a millisecond, one in {EVERY} calls never comes back, its deadline "
         f"is {TIMEOUT_S:g} s. Cells: completions a second, rightly failed ones included, as a share of the same way's rate "
-        f"without hangs (of ours, the median of {REPEATS} pairs measured in turns). What had not ended after {LIMIT_S:.0f} s "
+        f"without hangs; of ours, the median and the range of {REPEATS}, each between two without. The last {CALM} "
+        f"calls of a cell come back: what a hang among the last costs is said below. What had not ended after {LIMIT_S:.0f} s "
         "was killed and counts with what it had come to. The other ways are those of plain Python, as training frameworks use "
         f"them.\n\n{table(header, rows)}\nOne call waits for its slowest completion, so a step of {STEP} completions takes "
         f"{', '.join(took)}: one deadline, however many hang in it.\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rl.checkpoint import write_json
-from tests.soak.specialists import ROOT, SETTINGS, polymath, read
+from tests.soak.specialists import ROOT, SETTINGS, from_cold_start, polymath, read, stage_of
 
 Levels: TypeAlias = Mapping[str, Mapping[str, float]]
 
@@ -22,7 +22,7 @@ SEEDS = range(3)
 WITHOUT = "efforts.penalty.c_max=0"
 EXPLAINED = [
     "`recipes/effort.yaml`, 200 held-out sums, each at every effort, a sample each at temperature 1: accuracy in percent, and",
-    "mean sampled tokens. Without the penalty: the same recipe and seed with `efforts.penalty.c_max=0`.",
+    "mean sampled tokens. Without the penalty: GRPO from the same cold start with `efforts.penalty.c_max=0`.",
     "Written by `make soak`.",
 ]
 
@@ -40,17 +40,18 @@ def main(words: Sequence[str]) -> None:
 
 
 def one_seed(seed: int) -> dict[str, Any]:
-    """The figures by effort after the cold start and after GRPO, with the penalty and without."""
-    runs = {
-        name: polymath("run", "effort", f"seed={seed}", *settings, "--name", f"soak-effort-{seed}-{name}", *SETTINGS)
-        for name, settings in (("with", ()), ("without", (WITHOUT,)))
-    }
-    stages = {name: {e["stage"]: e["by_effort"] for e in run["eval"]["stages"]} for name, run in runs.items()}
+    """The figures by effort after the cold start and after GRPO, with the penalty and, from the same cold start, without."""
+    name = f"soak-effort-{seed}"
+    run = polymath("run", "effort", f"seed={seed}", "--name", name, *SETTINGS)
+    folder = Path(run["folder"])
+    words = [*from_cold_start(folder, stage_of(folder, "grpo")), WITHOUT, "--name", f"{name}-without", *SETTINGS]
+    without = polymath("run", "effort", f"seed={seed}", *words)
+    stages = {e["stage"]: e["by_effort"] for e in run["eval"]["stages"]}
     return {
-        "cold_start": stages["with"]["cold_start"],
-        "grpo": stages["with"]["grpo"],
-        "without": stages["without"]["grpo"],
-        "wall_s": {name: run["wall_s"] for name, run in runs.items()},
+        "cold_start": stages["cold_start"],
+        "grpo": stages["grpo"],
+        "without": without["eval"]["stages"][-1]["by_effort"],
+        "wall_s": run["wall_s"] + without["wall_s"],
     }
 
 

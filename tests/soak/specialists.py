@@ -71,11 +71,8 @@ def one_seed(recipe: str, seed: int) -> Row:
     stages = {e["stage"]: e for e in run["eval"]["stages"]}
     folder = Path(run["folder"])
     stage, grpo_s = control_stage(folder)
-    start = next(
-        e["path"] for e in lines(folder / "events.jsonl") if (e["event"], e.get("stage")) == ("checkpoint", "cold_start")
-    )
-    only = f"stages=[{json.dumps(stage)}]"
-    control = polymath("run", recipe, f"seed={seed}", f"model={start}", only, "--name", f"{name}-control", *SETTINGS)
+    words = ["--name", f"{name}-control", *SETTINGS]
+    control = polymath("run", recipe, f"seed={seed}", *from_cold_start(folder, stage), *words)
     rows = lines(Path(control["folder"]) / "metrics.jsonl")
     return {
         "base": stages["base"],
@@ -95,9 +92,18 @@ def control_stage(folder: Path) -> tuple[dict[str, Any], float]:
     grpo_s = sum(r["step_s"] for r in rows if r["stage"] == "grpo")
     ends = [r["elapsed_s"] for r in rows if r["stage"] == "base"]
     step_s = statistics.median(after - before for before, after in pairwise(ends))  # what else the machine did, left out
-    stages = yaml.safe_load((folder / "recipe.yaml").read_text())["stages"]
-    cold_start: dict[str, Any] = next(stage for stage in stages if stage["name"] == "cold_start")
-    return {**cold_start, "name": "control", "steps": math.ceil(grpo_s / step_s)}, grpo_s
+    return {**stage_of(folder, "cold_start"), "name": "control", "steps": math.ceil(grpo_s / step_s)}, grpo_s
+
+
+def from_cold_start(folder: Path, stage: Mapping[str, Any]) -> list[str]:
+    """The overrides that go on with this stage from the run's checkpoint after its cold start."""
+    saved = [e for e in lines(folder / "events.jsonl") if (e["event"], e.get("stage")) == ("checkpoint", "cold_start")]
+    return [f"model.path={saved[-1]['path']}", f"stages=[{json.dumps(stage)}]"]
+
+
+def stage_of(folder: Path, name: str) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = yaml.safe_load((folder / "recipe.yaml").read_text())["stages"]
+    return next(stage for stage in stages if stage["name"] == name)
 
 
 def polymath(*words: str) -> dict[str, Any]:
