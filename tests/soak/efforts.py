@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rl.checkpoint import write_json
-from tests.soak.specialists import ROOT, SETTINGS, from_cold_start, polymath, read, stage_of
+from tests.soak.specialists import ROOT, from_cold_start, read, run_once, stage_of
 
 Levels: TypeAlias = Mapping[str, Mapping[str, float]]
 
@@ -42,10 +42,10 @@ def main(words: Sequence[str]) -> None:
 def one_seed(seed: int) -> dict[str, Any]:
     """The figures by effort after the cold start and after GRPO, with the penalty and, from the same cold start, without."""
     name = f"soak-effort-{seed}"
-    run = polymath("run", "effort", f"seed={seed}", "--name", name, *SETTINGS)
+    run = run_once(name, "effort", f"seed={seed}")
     folder = Path(run["folder"])
-    words = [*from_cold_start(folder, stage_of(folder, "grpo")), WITHOUT, "--name", f"{name}-without", *SETTINGS]
-    without = polymath("run", "effort", f"seed={seed}", *words)
+    overrides = [*from_cold_start(folder, stage_of(folder, "grpo")), WITHOUT]
+    without = run_once(f"{name}-without", "effort", f"seed={seed}", *overrides)
     stages = {e["stage"]: e["by_effort"] for e in run["eval"]["stages"]}
     return {
         "cold_start": stages["cold_start"],

@@ -3,7 +3,8 @@
 The control goes on from the same cold start with supervised steps on the same demonstrations: as many as fit into GRPO's
 seconds at the pace of the base stage. `python -m tests.soak.specialists code 0 1` runs these seeds, without seeds all five,
 without a recipe all of them.
-Resumable: a seed that is in docs/results/specialists/ already is not run again. Run by `make soak`.
+Resumable: a seed that is in docs/results/specialists/ already is not run again, nor a run that is finished in runs/. Run by
+`make soak`.
 """
 
 from __future__ import annotations
@@ -67,12 +68,11 @@ def run_missing(recipe: str, seeds: Sequence[int], folder: Path) -> None:
 def one_seed(recipe: str, seed: int) -> Row:
     """Runs the recipe and then its control. A run has the stages `base`, `cold_start` and `grpo`."""
     name = f"soak-{recipe}-{seed}"
-    run = polymath("run", recipe, f"seed={seed}", "--name", name, *SETTINGS)
+    run = run_once(name, recipe, f"seed={seed}")
     stages = {e["stage"]: e for e in run["eval"]["stages"]}
     folder = Path(run["folder"])
     stage, grpo_s = control_stage(folder)
-    words = ["--name", f"{name}-control", *SETTINGS]
-    control = polymath("run", recipe, f"seed={seed}", *from_cold_start(folder, stage), *words)
+    control = run_once(f"{name}-control", recipe, f"seed={seed}", *from_cold_start(folder, stage))
     rows = lines(Path(control["folder"]) / "metrics.jsonl")
     return {
         "base": stages["base"],
@@ -106,8 +106,13 @@ def stage_of(folder: Path, name: str) -> dict[str, Any]:
     return next(stage for stage in stages if stage["name"] == name)
 
 
-def polymath(*words: str) -> dict[str, Any]:
-    """What `polymath ... --json` prints."""
+def run_once(name: str, recipe: str, *overrides: str) -> dict[str, Any]:
+    """What `polymath run --json` prints; of a run of this name that is finished, what it printed."""
+    for folder in sorted((ROOT / "runs").glob(f"{name}-[0-9]*")):
+        summary = folder / "summary.json"
+        if summary.is_file() and (found := json.loads(summary.read_text()))["status"] == "done":
+            return {"folder": str(folder), **found}
+    words = ["run", recipe, *overrides, "--name", name, *SETTINGS]
     done = subprocess.run(
         [sys.executable, "-m", "recipes", *words, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
