@@ -73,14 +73,17 @@ def chat(
             tools = runner.run(_open(agent)) if agent is not None and agent.tools else None
             if agent is not None:
                 served = replace(served, chat=served.chat.with_tools(tools.specs if tools else (), agent.thinking))
-            served.chat.check_keeps([effort])
             conversation = Conversation(served, sampling, effort, context, seed, tools=tools)
             drawn = f"temperature {temperature:g}, seed {seed}" if temperature else "greedy"
             with_tools = f", tools {', '.join(spec.name for spec in tools.specs)}" if tools is not None else ""
             level = effort_name(effort)
-            say(console, f"{folder}: up to {max_tokens} tokens a turn, context {context}, effort {level}, {drawn}{with_tools}")
-            say(console, HELP)
             try:
+                served.chat.check_keeps([effort])
+                say(
+                    console,
+                    f"{folder}: up to {max_tokens} tokens a turn, context {context}, effort {level}, {drawn}{with_tools}",
+                )
+                say(console, HELP)
                 _converse(console, conversation, runner, HeldOut(held_out), interactive=interactive)
             finally:
                 runner.run(conversation.close())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rewards.config import SandboxConfig
+from rewards.errors import UserError
 from sandbox.blocking import BlockingBox, BlockingPool
 from sandbox.box import Box
 from sandbox.errors import BoxLostError, SandboxError
@@ -254,6 +255,14 @@ def why_not(config: SandboxConfig) -> str | None:
             await boxes.close()
 
     return asyncio.run(tried())
+
+
+def without_boxes(config: SandboxConfig, user: str, why: str) -> UserError:
+    """What is said where `user` ("reward 'mine.py:f'") needs a box, and none can be had."""
+    return UserError(
+        f"sandbox: got layer {config.layer}, and no box of it can be had here, which {user} needs: {why}; "
+        "`polymath doctor` says which layers this machine has"
+    )
 
 
 async def why_none_of(boxes: Boxes) -> str | None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rewards.boxes import why_not
+from rewards.boxes import why_not, without_boxes
 from rewards.calls import Outcome
 from rewards.config import SandboxConfig
 from rewards.dispatch import MAX_CHILDREN, Dispatcher
@@ -49,10 +49,7 @@ def check_rewards(sources: Sequence[RewardSource], sandbox: SandboxConfig, tasks
             raise UserError(problem)
     users = [source.use for source, facts in zip(sources, loaded, strict=True) if facts["uses_boxes"]]
     if users and try_box and (why := why_not(sandbox)):
-        raise UserError(
-            f"sandbox: got layer {sandbox.layer}, and no box of it can be had here, which reward {users[0]!r} needs: {why}; "
-            "`polymath doctor` says which layers this machine has"
-        )
+        raise without_boxes(sandbox, f"reward {users[0]!r}", why)
 
 
 class IsolatedScorer:

@@ -331,3 +331,4 @@ def test_tools_are_called_between_turns_and_shown() -> None:
     assert "call: shell: cat kept; nothing\nerror: 19" in out
     assert "DSML" not in out
     assert "answer: still there" in out
+    assert out.endswith("answer: it is there")

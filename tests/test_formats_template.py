@@ -13,8 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from rewards.errors import UserError
 from rewards.task import Effort, EffortLevel, Message, Role, ToolCall, ToolSpec
+from rl.chat import ChatFormat
+from rl.config import ChatConfig, ThinkingConfig
 from rl.formats.check import check_prefix
 from rl.formats.protocol import CallErrorKind, ThinkingMode
+from rl.formats.syntax import PROBE_TOOL
 from rl.formats.template import TemplateFormat
 from rl.formats.v4 import V4Format
 from rl.formats.wording import Wording
@@ -220,6 +223,14 @@ def test_the_spot_is_shown() -> None:
     sampled, rendered = str(error.value).split("\n")[1:3]
     assert "assistant\\n<think>\\nThought 1: first" in sampled
     assert "assistant\\nLooking." in rendered
+
+
+def test_a_chat_format_proves_its_own_tools() -> None:
+    plain = ChatFormat(tokenizer_with(template("qwen3")), config=ChatConfig(format="template"))
+    plain.check_keeps([Effort.HIGH])  # without tools no turn follows another in one context
+    with pytest.raises(UserError, match=r"thinking\.mode: got interleaved with a chat template that does not keep to it"):
+        plain.with_tools([PROBE_TOOL], ThinkingConfig()).check_keeps([Effort.HIGH])
+    plain.with_tools([PROBE_TOOL], ThinkingConfig(mode="per_turn")).check_keeps([Effort.HIGH])
 
 
 def test_our_format_passes_under_every_policy() -> None:

@@ -210,13 +210,14 @@ def test_a_state_is_put_into_another_box(scene: Scene) -> None:
     }
     state = BoxState(files, ("/tmp",), frozenset({"/tmp/old", "/tmp/folder"}))
 
-    async def found() -> str:
+    async def found() -> bytes:
         async with scene.box() as box:
             await box.exec("mkdir /tmp/folder; echo 1 > /tmp/old; echo 2 > /tmp/folder/file")
             assert await put(box, state)
-            return (await box.exec("find '/tmp/a b' /tmp/work /tmp/old /tmp/folder | sort; '/tmp/a b/run'")).stdout.text
+            shown = "find /tmp -mindepth 1 -not -path '*/.*' | LC_ALL=C sort"  # hidden ones belong to a full machine's system
+            return (await box.exec(f"{shown}; '/tmp/a b/run'")).stdout.head
 
-    assert scene.pool.wait(found()) == "/tmp/a b\n/tmp/a b/run\n/tmp/work\n/tmp/work/\ufffd\nran\n"
+    assert scene.pool.wait(found()) == b"/tmp/a b\n/tmp/a b/run\n/tmp/work\n/tmp/work/\xff\nran\n"
 
 
 def test_without_a_box_the_beginning_is_judged(scene: Scene) -> None:

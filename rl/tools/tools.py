@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rewards.boxes import Boxes, why_none_of
+from rewards.boxes import Boxes, why_none_of, without_boxes
 from rewards.config import SandboxConfig
 from rewards.errors import UserError
 from rewards.task import Task, ToolSpec
@@ -55,10 +55,7 @@ class Tools:
                 self._boxes = Boxes(self._sandbox, home=self._home, use="tools")
                 self._opened.push_async_callback(self._boxes.close)
                 if (why := await why_none_of(self._boxes)) is not None:
-                    raise UserError(
-                        f"sandbox: got layer {self._sandbox.layer}, and no box of it can be had here, which the tool "
-                        f"{users[0]!r} needs: {why}; `polymath doctor` says which layers this machine has"
-                    )
+                    raise without_boxes(self._sandbox, f"the tool {users[0]!r}", why)
         except BaseException:
             await self._opened.aclose()
             raise

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from recipes.load import load, recipe_hash
 from rl.checkpoint import write_json
 
 Row: TypeAlias = dict[str, Any]  # of one seed: the evaluation after each stage and of the control, steps and seconds
@@ -107,10 +108,14 @@ def stage_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def run_once(name: str, recipe: str, *overrides: str) -> dict[str, Any]:
-    """What `polymath run --json` prints; of a run of this name that is finished, what it printed."""
+    """What `polymath run --json` prints; of a finished run of this name and of the same recipe, what it printed."""
+    wanted = load(ROOT / "recipes" / f"{recipe}.yaml", [*overrides, *SETTINGS]).recipe
     for folder in sorted((ROOT / "runs").glob(f"{name}-[0-9]*")):
         summary = folder / "summary.json"
-        if summary.is_file() and (found := json.loads(summary.read_text()))["status"] == "done":
+        if not summary.is_file() or (found := json.loads(summary.read_text()))["status"] != "done":
+            continue
+        ran = load(folder / "recipe.yaml").recipe
+        if recipe_hash(ran) == recipe_hash(wanted) and ran.evaluation == wanted.evaluation:
             return {"folder": str(folder), **found}
     words = ["run", recipe, *overrides, "--name", name, *SETTINGS]
     done = subprocess.run(
