@@ -117,7 +117,11 @@ def run_once(name: str, recipe: str, *overrides: str) -> dict[str, Any]:
         ran = load(folder / "recipe.yaml").recipe
         if recipe_hash(ran) == recipe_hash(wanted) and ran.evaluation == wanted.evaluation:
             return {"folder": str(folder), **found}
-    words = ["run", recipe, *overrides, "--name", name, *SETTINGS]
+    return polymath("run", recipe, *overrides, "--name", name, *SETTINGS)
+
+
+def polymath(*words: str) -> dict[str, Any]:
+    """What `polymath ... --json` prints."""
     done = subprocess.run(
         [sys.executable, "-m", "recipes", *words, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
