@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import time
 
-_NUMBER = struct.Struct("@q")  # of the call that runs, -1 for none; native, so that it is written and read at one go
-_TIME = struct.Struct("@d")  # a time of `time.monotonic()`
-_SINCE, _BEAT, _CALLS = 8, 16, 24  # places of: since when the call runs, when the loop turned last, which calls have begun
+_CALLS = 24  # place of which calls have begun; before it the call that runs, since when, and when the loop turned last
 MAX_CALLS = 1 << 16
 
 
@@ -24,6 +21,12 @@ class Marks:
         assert count <= MAX_CALLS, "the parent splits what is more"
         self._map = mmap.mmap(fd, _CALLS + count)
         self._count = count
+        # Views store and load a value at one go; `struct.pack_into` writes zeros first, which the other side may see.
+        self._words = memoryview(self._map)[:_CALLS]
+        self._numbers, self._times = (
+            self._words.cast("q"),
+            self._words.cast("d"),
+        )  # [0]: the call, -1 for none; [1], [2]: since, beat
 
     @classmethod
     def make(cls, count: int) -> tuple[Marks, int]:
@@ -37,18 +40,18 @@ class Marks:
 
     def enter(self, number: int) -> None:
         # The other side may look in between: the time comes first, so that a call never has that of one long before it.
-        _TIME.pack_into(self._map, _SINCE, time.monotonic())
-        _NUMBER.pack_into(self._map, 0, number)
+        self._times[1] = time.monotonic()
+        self._numbers[0] = number
 
     def leave(self) -> None:
-        _NUMBER.pack_into(self._map, 0, -1)
+        self._numbers[0] = -1
 
     def beat(self) -> None:
-        _TIME.pack_into(self._map, _BEAT, time.monotonic())
+        self._times[2] = time.monotonic()
 
     @property
     def last_beat(self) -> float:
-        return float(_TIME.unpack_from(self._map, _BEAT)[0])
+        return self._times[2]
 
     def begin(self, number: int) -> None:
         self._map[_CALLS + number] = 1
@@ -56,12 +59,15 @@ class Marks:
     @property
     def running(self) -> tuple[int, float] | None:
         """The call that has the loop, and since when, by `time.monotonic()`; None while the loop waits."""
-        (number,) = _NUMBER.unpack_from(self._map, 0)
-        (since,) = _TIME.unpack_from(self._map, _SINCE)  # after the number: it may be newer, never older
+        number = self._numbers[0]
+        since = self._times[1]  # after the number: it may be newer, never older
         return (number, since) if 0 <= number < self._count else None
 
     def has_begun(self, number: int) -> bool:
         return self._map[_CALLS + number] != 0
 
     def close(self) -> None:
+        self._numbers.release()
+        self._times.release()
+        self._words.release()
         self._map.close()

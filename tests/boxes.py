@@ -35,7 +35,8 @@ NEEDS = {
 
 def lacking(layer: str) -> str | None:
     """What this machine lacks for a layer, in words; None where it has all."""
-    if layer == "docker" and "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+    has_engine = "DOCKER_HOST" in os.environ or Path("/var/run/docker.sock").exists()
+    if layer == "docker" and not (has_engine and importlib.util.find_spec("docker")):
         return "needs a Docker Engine and its SDK: apt-get install docker.io; make env-docker"
     programs, packages = NEEDS[layer]
     if layer != "function" and os.geteuid() != 0:
